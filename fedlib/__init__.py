@@ -1,0 +1,40 @@
+"""fedlib: federated learning and knowledge distillation, small enough to read beside the papers.
+
+Sub-modules are imported on first use, so that ``import fedlib`` costs nothing.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "algorithms",
+    "checkpoint",
+    "compress",
+    "data",
+    "devices",
+    "distill",
+    "evidence",
+    "executors",
+    "federation",
+    "ledger",
+    "losses",
+    "metrics",
+    "models",
+    "observe",
+    "optim",
+    "partition",
+    "plots",
+    "rng",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -1,0 +1,24 @@
+"""Federated algorithms: each file states how one method differs from FedAvg (loaded on first use)."""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "FedAvg": "fedavg",
+    "FedAvgM": "fedavgm",
+    "FedDF": "feddf",
+    "FedLSD": "fedlsd",
+    "FedMD": "fedmd",
+    "FedNTD": "fedntd",
+    "FedProx": "fedprox",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_HOME)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

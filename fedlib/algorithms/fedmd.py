@@ -1,0 +1,58 @@
+"""FedMD (Li and Wang 2019): clients keep their models and agree through predictions on public inputs."""
+
+from __future__ import annotations
+
+from torch import Tensor, arange
+from torch.nn.functional import l1_loss
+
+from fedlib.algorithms.fedavg import FedAvg
+from fedlib.executors import Context
+from fedlib.federation import Federation, Phase
+from fedlib.losses import kd
+from fedlib.models.net import Net, State
+
+
+class FedMD(FedAvg):
+    """Each round a client digests the consensus logits on ``public`` [U, ...], revisits its own samples, and uploads
+    its logits.
+
+    Nothing but logits travels: [U, C] each way. ``digest`` is ``"kl"`` (KL at temperature 1, as FedDF distils) or
+    ``"mae"`` (mean absolute error of logits, as in the released code). The paper's clients first train on *labels*
+    of the public set; here it has none, so that FedMD and FedDF see the same data. There is no server model:
+    ``fed.state`` stays the common start, and the clients' models are ``fed.own``.
+    """
+
+    personal = ("*",)
+    weighting = "uniform"
+
+    def __init__(self, public: Tensor, digest_epochs: int = 1, digest: str = "kl"):
+        if digest not in ("kl", "mae"):
+            raise ValueError(f"digest must be 'kl' or 'mae', got {digest!r}")
+        self.public, self.digest_epochs, self.digest = public, digest_epochs, digest
+
+    def setup(self, fed: Federation) -> None:
+        self.public = self.public.to(fed.device, fed.dtype)
+
+    def broadcast(self, fed: Federation) -> State:
+        return dict(fed.memory)
+
+    def phases(self, fed: Federation) -> list[Phase]:
+        revisit = super().phases(fed)
+        if "consensus" not in fed.memory:
+            return revisit
+        everything = [arange(len(self.public), device=fed.device)] * fed.clients
+        return [
+            Phase(self.imitate, self.public, fed.memory["consensus"], everything, self.digest_epochs),
+            *revisit,
+        ]
+
+    def imitate(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
+        """Objective of the digest phase: distance of the client's logits to the consensus ``y`` [B, C]."""
+        logits = net(state, x, train=True)
+        return kd(logits, y) if self.digest == "kl" else l1_loss(logits, y)
+
+    def upload(self, fed: Federation, client: int, state: State) -> State:
+        return {"logits": fed.net.predict(state, self.public)}
+
+    def aggregate(self, fed: Federation, uploads: list[State], weights: Tensor) -> None:
+        fed.memory["consensus"] = sum(w * u["logits"] for w, u in zip(weights.tolist(), uploads, strict=True))

@@ -1,0 +1,23 @@
+"""FedProx (Li et al. 2020): a proximal term keeps the local model near the received one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fedlib.algorithms.fedavg import FedAvg
+from fedlib.executors import Context
+from fedlib.losses import proximal
+from fedlib.models.net import Net, State
+
+
+class FedProx(FedAvg):
+    """Local objective: cross-entropy + mu/2 ||w - w_received||^2 (equation 2). mu = 0 is FedAvg."""
+
+    def __init__(self, mu: float = 0.01):
+        if mu < 0:
+            raise ValueError(f"mu must not be negative, got {mu}")
+        self.mu = mu
+
+    def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
+        params = {n: state[n] for n in net.parameters}
+        return super().objective(net, state, x, y, context) + proximal(params, context.received, self.mu)

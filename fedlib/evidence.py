@@ -1,0 +1,244 @@
+"""What a run measured: one number per metric and seed, intervals, and verdicts on claims.
+
+This module needs neither torch nor a notebook. A chapter makes one :class:`Run`, records numbers in it
+and publishes it once; whoever executes the chapter finds the numbers in the executed notebook, as an
+output of type :data:`MIME`.
+
+Statistics are the plain ones: mean over seeds and a 95 % interval from Student's t. Two methods are
+compared seed by seed (same split, same client draws), so the interval is that of the paired difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+MIME = "application/vnd.fedlib.evidence+json"
+GLUE_PREFIX = "application/papermill.record/"
+VERDICTS = ("holds", "direction only", "inconclusive", "fails", "not run")
+
+T = TypeVar("T")
+
+
+class Interval(NamedTuple):
+    """Mean of n values with its two-sided confidence interval [low, high] and sample deviation sd."""
+
+    mean: float
+    low: float
+    high: float
+    sd: float
+    n: int
+
+
+def interval(values: Iterable[float], level: float = 0.95) -> Interval:
+    """Student-t confidence interval of the mean of ``values`` (one per seed).
+
+    With one value the interval is the whole line: one seed says nothing about spread.
+    Raises ValueError when there is no value or one is not finite.
+    """
+    x = [float(v) for v in values]
+    if not x or not all(map(math.isfinite, x)):
+        raise ValueError(f"an interval needs at least one value, all finite; got {x}")
+    n, mean = len(x), math.fsum(x) / len(x)
+    if n == 1:
+        return Interval(mean, -math.inf, math.inf, math.nan, 1)
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in x) / (n - 1))
+    from scipy.stats import t  # slow to import, wanted only here
+
+    half = float(t.ppf(0.5 + level / 2, n - 1)) * sd / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, sd, n)
+
+
+def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> list[float]:
+    """Differences a - b seed by seed, over the seeds that both have. Raises ValueError when there is none."""
+    common = [s for s in a if s in b]
+    if not common:
+        raise ValueError(f"no seed in common: {sorted(map(str, a))} against {sorted(map(str, b))}")
+    return [a[s] - b[s] for s in common]
+
+
+def verdict(
+    values: Sequence[float] | None,
+    direction: str,
+    least: float,
+    neutral: float | None = None,
+    level: float = 0.95,
+) -> str:
+    """Judge a claim "the effect is above (below) ``least``" from one value per seed.
+
+    * *holds*: the whole interval lies at or beyond the least effect.
+    * *direction only*: the whole interval lies beyond ``neutral`` (the point of no effect), but not beyond ``least``.
+    * *fails*: the whole interval lies on the wrong side of the least effect (and it is not direction only).
+    * *inconclusive*: anything else, and fewer than two seeds.
+    * *not run*: no values.
+    """
+    if direction not in ("above", "below"):
+        raise ValueError(f"direction must be 'above' or 'below', got {direction!r}")
+    if not values:
+        return "not run"
+    if len(values) < 2:
+        return "inconclusive"
+    sign = 1.0 if direction == "above" else -1.0
+    seen = interval([sign * v for v in values], level)
+    if seen.low >= sign * least:
+        return "holds"
+    if neutral is not None and sign * neutral < sign * least and seen.low > sign * neutral:
+        return "direction only"
+    return "fails" if seen.high < sign * least else "inconclusive"
+
+
+class Run:
+    """The numbers of one execution of a chapter.
+
+    ``profile`` names the scale (smoke, quick, real, full); ``seeds`` are the seeds that every metric is
+    recorded for. When the environment variable FEDLIB_RESUME names a folder, results of :meth:`once` are
+    kept there, so that a run that was killed goes on where it stopped; FEDLIB_PROGRESS names a file that
+    holds one line on how far the run is.
+    """
+
+    def __init__(self, profile: str, seeds: Iterable[int]):
+        self.profile = profile
+        self.seeds = [int(s) for s in seeds]
+        if not self.seeds:
+            raise ValueError("a run needs at least one seed")
+        self.metrics: dict[str, dict[str, float]] = {}
+        self.glued: dict[str, str] = {}
+        self._done = 0
+        self._folder = Path(os.environ["FEDLIB_RESUME"]) if os.environ.get("FEDLIB_RESUME") else None
+
+    def once(self, key: str, compute: Callable[[], T]) -> T:
+        """Result of ``compute()`` for one (setting, seed), JSON-able; read back from disk where it is already kept."""
+        progress(f"{self._done} done, {key}")
+        path = self._folder / f"{_safe(key)}.json" if self._folder else None
+        if path and path.exists():
+            with suppress(ValueError):  # a damaged file is computed again
+                kept = json.loads(path.read_text())
+                self._done += 1
+                return kept["result"]
+        start = time.perf_counter()
+        # The round trip makes a fresh result the same object that a resumed run would read (lists, string keys).
+        text = json.dumps({"key": key, "result": compute(), "seconds": round(time.perf_counter() - start, 3)})
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_suffix(f".{os.getpid()}.part")
+            beside.write_text(text)
+            os.replace(beside, path)
+        self._done += 1
+        return json.loads(text)["result"]
+
+    def record(self, metric: str, seed: int, value: float) -> None:
+        """Note one number. Raises ValueError when it is not finite, the seed is foreign, or it was noted already."""
+        value = float(value)
+        if not math.isfinite(value):
+            raise ValueError(f"metric {metric!r}, seed {seed}: {value} is not a finite number")
+        if int(seed) not in self.seeds:
+            raise ValueError(f"metric {metric!r}: seed {seed} is not one of this run's seeds {self.seeds}")
+        row = self.metrics.setdefault(metric, {})
+        if str(int(seed)) in row:
+            raise ValueError(f"metric {metric!r}, seed {seed} was recorded already; a metric has one value per seed")
+        row[str(int(seed))] = value
+
+    def values(self, metric: str, against: str | None = None) -> list[float]:
+        """One value per seed of a metric, or of its paired difference to another metric."""
+        for name in (metric, against):
+            if name is not None and name not in self.metrics:
+                raise KeyError(f"metric {name!r} was not recorded; recorded: {', '.join(sorted(self.metrics))}")
+        if against is None:
+            return list(self.metrics[metric].values())
+        return paired(self.metrics[metric], self.metrics[against])
+
+    def interval(self, metric: str, against: str | None = None) -> Interval:
+        """Mean and 95 % interval over the seeds of a metric, or of its paired difference to another metric."""
+        return interval(self.values(metric, against))
+
+    def table(self, metrics: Iterable[str] | None = None, digits: int = 3) -> str:
+        """Plain text table of means (and sd where there are several seeds), rounded: the same on every machine."""
+        rows = sorted(self.metrics) if metrics is None else list(metrics)
+        width = max(map(len, rows), default=0)
+        lines = []
+        for name in rows:
+            seen = self.interval(name)
+            spread = f"  sd {seen.sd:.{digits}f}" if seen.n > 1 else ""
+            lines.append(f"{name:<{width}}  {seen.mean:.{digits}f}{spread}  n={seen.n}")
+        return "\n".join(lines)
+
+    def glue(self, key: str, text: Any) -> None:
+        """Give ``text`` a name under which the prose of the book can quote it (``{glue:text}``)."""
+        from IPython.display import display
+
+        self.glued[key] = str(text)
+        data = {f"{GLUE_PREFIX}text/plain": repr(str(text))}
+        display(data, raw=True, metadata={"scrapbook": {"name": key, "mime_prefix": GLUE_PREFIX}})
+
+    def evidence(self) -> dict[str, Any]:
+        """Everything measured and what it depends on, JSON-able."""
+        loaded = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "fedlib" and m is not None}
+        loading = loaded.get("fedlib.data.loading")
+        torch = sys.modules.get("torch")
+        devices = loaded.get("fedlib.devices")
+        names = [n for n, m in loaded.items() if not str(getattr(m, "__file__", "")).endswith("__init__.py")]
+        versions = {"python": platform.python_version()}
+        versions |= {n: m.__version__ for n in ("torch", "numpy", "sklearn") if (m := sys.modules.get(n))}
+        return {
+            "profile": self.profile,
+            "seeds": self.seeds,
+            "metrics": {k: dict(v) for k, v in sorted(self.metrics.items())},
+            "modules": sorted(names),
+            "data": dict(loading.used()) if loading else {},
+            "device": devices.describe() if devices and torch else platform.machine(),
+            "versions": versions,
+            "peak_memory_mb": round(_peak_memory_mb(), 1),
+            "glue": dict(sorted(self.glued.items())),
+        }
+
+    def publish(self) -> None:
+        """Emit the evidence as an output of the current cell, with a table for the reader."""
+        from IPython.display import display
+
+        missing = {m: sorted(set(map(str, self.seeds)) - set(v)) for m, v in self.metrics.items()}
+        gaps = [f"{m} (seeds {', '.join(s)})" for m, s in missing.items() if s]
+        if gaps:
+            raise ValueError(f"these metrics lack a value for some seeds: {'; '.join(gaps)}")
+        content = self.evidence()
+        display({MIME: content, "text/plain": self.table(), "text/html": self._html()}, raw=True)
+
+    def _html(self) -> str:
+        body = []
+        for name in sorted(self.metrics):
+            s = self.interval(name)
+            span = f"{s.low:.4g} to {s.high:.4g}" if s.n > 1 else "one seed"
+            body.append(f"<tr><td><code>{name}</code></td><td>{s.mean:.4g}</td><td>{span}</td><td>{s.n}</td></tr>")
+        head = "<tr><th>metric</th><th>mean</th><th>95 % interval</th><th>seeds</th></tr>"
+        return f'<table class="run-metrics"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def progress(line: str) -> None:
+    """Say how far a run is, in the file that FEDLIB_PROGRESS names; silent without it."""
+    path = os.environ.get("FEDLIB_PROGRESS")
+    if path:
+        with suppress(OSError):  # progress is a courtesy: it never stops a run
+            Path(path).write_text(line[:120] + "\n")
+
+
+def _safe(key: str) -> str:
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    return re.sub(r"[^A-Za-z0-9.=-]+", "_", key)[:80] + "-" + digest
+
+
+def _peak_memory_mb() -> float:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

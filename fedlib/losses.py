@@ -1,0 +1,60 @@
+"""Losses of the papers, as functions of logits and parameters.
+
+Logits are [B, C]; every loss is the mean over the batch, a scalar. Each has an identity test in float64.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+
+
+def kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)), mean over the batch."""
+    log_p, log_q = log_softmax(teacher_logits, -1), log_softmax(student_logits, -1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+
+
+def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Knowledge distillation: T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
+
+    T^2 keeps the size of the gradient independent of T (Hinton et al. 2015, section 2). No gradient flows to the
+    teacher. Raises ValueError unless temperature > 0.
+    """
+    _check_temperature(temperature)
+    return temperature**2 * kl(teacher_logits.detach() / temperature, student_logits / temperature)
+
+
+def not_true_logits(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits [B, C] without the column of each sample's true class ``target`` [B]: [B, C - 1].
+
+    The columns are gathered, never masked: a true-class logit multiplied by 0 would stay in the softmax as e^0.
+    """
+    classes = logits.shape[-1]
+    others = torch.arange(classes - 1, device=logits.device).expand(*logits.shape[:-1], -1)
+    return logits.gather(-1, others + (others >= target.unsqueeze(-1)))
+
+
+def not_true_distillation(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Not-true distillation: T^2 KL(teacher || student) over all classes but each sample's true one, mean over the
+    batch.
+
+    (Lee et al. 2022, FedNTD.) Neither value nor gradient depends on the true-class logits. With C = 2 it is 0.
+    """
+    return kd(not_true_logits(student_logits, target), not_true_logits(teacher_logits, target), temperature)
+
+
+def proximal(params: Mapping[str, Tensor], anchor: Mapping[str, Tensor], mu: float) -> Tensor:
+    """Proximal term mu/2 ||w - w_anchor||^2 over the entries of ``params`` (Li et al. 2020, FedProx, equation 2)."""
+    if mu < 0:
+        raise ValueError(f"mu must not be negative, got {mu}")
+    squares = [(w - anchor[n].detach()).square().sum() for n, w in params.items()]
+    return 0.5 * mu * torch.stack(squares).sum()

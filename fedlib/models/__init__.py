@@ -1,0 +1,25 @@
+"""Small networks of the field, and the functional view of them that the round loop uses (loaded on first use)."""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "MLP": "mlp",
+    "SmallCNN": "cnn",
+    "McMahanCNN": "cnn",
+    "LeNet5": "cnn",
+    "ResNet": "resnet",
+    "ResNet8": "resnet",
+    "Net": "net",
+    "State": "net",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_HOME)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,106 @@
+"""First-order optimisers as plain rules on dictionaries of tensors.
+
+The rules are elementwise, so the same code updates one model or a stack of models with a leading dimension.
+They agree with torch.optim to rounding (tested), without its import cost and with their memory in the open:
+``memory`` is a dictionary that the caller keeps; pass an empty one to start afresh.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Memory = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SGD:
+    """w <- w - lr v with v <- momentum v + (g + weight_decay w); heavy-ball momentum as torch.optim.SGD has it."""
+
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    @torch.no_grad()
+    def step(
+        self,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        memory: Memory,
+        lr: float | None = None,
+    ) -> None:
+        """Update ``params`` in place; ``lr`` overrides the rate for this step."""
+        weights, names = list(params.values()), list(params)
+        direction = [grads[n] for n in names]
+        if self.weight_decay:
+            direction = list(torch._foreach_add(direction, weights, alpha=self.weight_decay))
+        if self.momentum:
+            if "velocity" not in memory:
+                memory["velocity"] = {n: torch.zeros_like(w) for n, w in params.items()}
+            velocity = [memory["velocity"][n] for n in names]
+            torch._foreach_mul_(velocity, self.momentum)
+            torch._foreach_add_(velocity, direction)
+            direction = velocity
+        torch._foreach_add_(weights, direction, alpha=-(self.lr if lr is None else lr))
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam with bias correction (Kingma and Ba 2015, Algorithm 1)."""
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    @torch.no_grad()
+    def step(
+        self,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        memory: Memory,
+        lr: float | None = None,
+    ) -> None:
+        """Update ``params`` in place; ``lr`` overrides the rate for this step."""
+        if not memory:
+            memory |= {"t": 0} | {m: {n: torch.zeros_like(w) for n, w in params.items()} for m in ("m", "v")}
+        memory["t"] += 1
+        rate = self.lr if lr is None else lr
+        for n, w in params.items():
+            m, v, g = memory["m"][n], memory["v"][n], grads[n]
+            m.mul_(self.beta1).add_(g, alpha=1 - self.beta1)
+            v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
+            scale = (v / (1 - self.beta2 ** memory["t"])).sqrt_().add_(self.eps)
+            w.addcdiv_(m, scale, value=-rate / (1 - self.beta1 ** memory["t"]))
+
+
+@dataclass(frozen=True)
+class AdaGrad:
+    """AdaGrad (Duchi, Hazan and Singer 2011, diagonal form): w <- w - lr g / (sqrt(sum of g^2) + eps)."""
+
+    lr: float = 0.01
+    eps: float = 1e-10
+
+    @torch.no_grad()
+    def step(
+        self,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        memory: Memory,
+        lr: float | None = None,
+    ) -> None:
+        """Update ``params`` in place; ``lr`` overrides the rate for this step."""
+        if "sum" not in memory:
+            memory["sum"] = {n: torch.zeros_like(w) for n, w in params.items()}
+        for n, w in params.items():
+            total = memory["sum"][n].addcmul_(grads[n], grads[n])
+            w.addcdiv_(grads[n], total.sqrt().add_(self.eps), value=-(self.lr if lr is None else lr))
+
+
+def clip_norm(grads: Mapping[str, Tensor], most: float) -> dict[str, Tensor]:
+    """Gradients scaled down together so that their joint Euclidean norm is at most ``most``."""
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads.values()]))
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    return {n: g * factor for n, g in grads.items()}

@@ -1,0 +1,134 @@
+"""Intervals and verdicts against scipy and by their definition; what a run accepts and publishes."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from fedlib import evidence
+
+numbers = st.floats(-100, 100).map(lambda v: round(v, 3))
+samples = st.lists(numbers, min_size=2, max_size=8)
+
+
+@given(samples)
+def test_interval_is_students(values):
+    assume(np.std(values) > 1e-6)
+    seen = evidence.interval(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert seen.mean == pytest.approx(np.mean(values))
+    assert (seen.low, seen.high) == pytest.approx((low, high))
+    assert seen.sd == pytest.approx(np.std(values, ddof=1))
+
+
+def test_one_seed_says_nothing_about_spread():
+    seen = evidence.interval([0.5])
+    assert (seen.low, seen.high) == (-math.inf, math.inf)
+    assert evidence.verdict([100.0], "above", 0.0) == "inconclusive"
+
+
+@pytest.mark.parametrize("bad", [[], [math.nan], [1.0, math.inf]])
+def test_nothing_and_infinity_have_no_interval(bad):
+    with pytest.raises(ValueError, match="at least one value"):
+        evidence.interval(bad)
+
+
+CASES = [  # centre and half-width of the interval of an "above 3, neutral 0" claim
+    (5, 1, "holds"),
+    (3, 0, "holds"),
+    (3.5, 1, "direction only"),
+    (2, 1, "direction only"),
+    (1, 1.5, "fails"),
+    (-2, 1, "fails"),
+    (2, 2.5, "inconclusive"),
+    (4, 5, "inconclusive"),
+]
+
+
+def spread(centre, half):
+    step = half / stats.t.ppf(0.975, 2) * math.sqrt(3)
+    return [centre - step, centre, centre + step]
+
+
+@pytest.mark.parametrize(("centre", "half", "word"), CASES)
+def test_verdicts(centre, half, word):
+    assert evidence.verdict(spread(centre, half), "above", 3.0, 0.0) == word
+    mirrored = [-v for v in spread(centre, half)]
+    assert evidence.verdict(mirrored, "below", -3.0, 0.0) == word
+
+
+def test_without_a_neutral_point_there_is_no_direction_only():
+    assert evidence.verdict(spread(2, 0.5), "above", 3.0) == "fails"
+    assert evidence.verdict(spread(3.5, 1), "above", 3.0) == "inconclusive"
+    assert evidence.verdict(spread(0.5, 0.1), "above", -1.0, 0.0) == "holds"
+    assert evidence.verdict(spread(-1, 0.5), "above", -1.0, 0.0) == "inconclusive"
+    assert evidence.verdict(None, "above", 3.0) == evidence.verdict([], "above", 3.0) == "not run"
+    with pytest.raises(ValueError, match="'above' or 'below'"):
+        evidence.verdict([1.0, 2.0], "up", 3.0)
+
+
+@given(samples, numbers, numbers, st.sampled_from(["above", "below"]))
+def test_a_claim_that_holds_also_holds_when_less_is_claimed(values, least, slack, direction):
+    easier = least - abs(slack) if direction == "above" else least + abs(slack)
+    if evidence.verdict(values, direction, least) == "holds":
+        assert evidence.verdict(values, direction, easier) == "holds"
+
+
+def test_paired_differences_use_the_seeds_that_both_have():
+    assert evidence.paired({"0": 3.0, "1": 5.0, "2": 1.0}, {"1": 1.0, "0": 2.0}) == [1.0, 4.0]
+    with pytest.raises(ValueError, match="no seed in common"):
+        evidence.paired({"0": 1.0}, {"1": 1.0})
+
+
+def test_a_run_refuses_what_would_be_a_silent_lie():
+    run = evidence.Run("quick", range(2))
+    run.record("a", 0, 1)
+    for metric, seed, value, message in [
+        ("a", 0, 1.0, "recorded already"),
+        ("a", 7, 1.0, "not one of this run's seeds"),
+        ("b", 0, math.nan, "not a finite number"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run.record(metric, seed, value)
+    with pytest.raises(ValueError, match=r"a \(seeds 1\)"):
+        run.publish()
+    with pytest.raises(KeyError, match="recorded: a"):
+        run.values("accuracy")
+
+
+def test_evidence_names_metrics_modules_and_versions():
+    run = evidence.Run("quick", [4, 5])
+    for s in run.seeds:
+        run.record("accuracy/x", s, s / 10)
+    content = json.loads(json.dumps(run.evidence()))
+    assert content["metrics"] == {"accuracy/x": {"4": 0.4, "5": 0.5}}
+    assert "fedlib.evidence" in content["modules"]
+    assert "fedlib" not in content["modules"]
+    assert content["seeds"] == [4, 5]
+    assert run.table() == "accuracy/x  0.450  sd 0.071  n=2"
+
+
+def test_once_computes_once_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLIB_RESUME", str(tmp_path / "kept"))
+    monkeypatch.setenv("FEDLIB_PROGRESS", str(tmp_path / "line"))
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"curve": (1.0, 2.0)}
+
+    first = evidence.Run("quick", [0]).once("feddf/0", compute)
+    again = evidence.Run("quick", [0]).once("feddf/0", compute)
+    assert first == again == {"curve": [1.0, 2.0]}
+    assert len(calls) == 1
+    assert "feddf/0" in (tmp_path / "line").read_text()
+    (damaged,) = (tmp_path / "kept").iterdir()
+    damaged.write_text('{"resu')
+    assert evidence.Run("quick", [0]).once("feddf/0", compute) == first
+    assert len(calls) == 2
+    evidence.Run("quick", [0]).once("feddf:0", compute)
+    assert len(calls) == 3, "keys that differ must not share a file"

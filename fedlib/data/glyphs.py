@@ -52,7 +52,7 @@ class Domain:
         0.6,
     )  # standard deviation of the Gaussian, in pixels of a 28-pixel image
     rotation: float = 12.0  # largest angle, degrees
-    scale: tuple[float, float] = (0.8, 1.1)  # 1: a capital letter fills about two thirds of the height
+    scale: tuple[float, float] = (0.9, 1.25)  # 1: a capital letter fills somewhat more than half of the height
     shift: float = 0.08  # largest displacement, share of the image
     noise: float = 0.0  # standard deviation of Gaussian pixel noise, share of the range
 
@@ -122,8 +122,8 @@ def render(
     `letters`.
     Raises ValueError for repeated letters, a size outside 8..128 or channels other than 1 and 3.
     """
-    if not letters or len(set(letters)) != len(letters):
-        raise ValueError(f"letters is {letters!r}; expected different characters, at least one.")
+    if not letters or len(set(letters)) != len(letters) or any(c.isspace() for c in letters):
+        raise ValueError(f"letters is {letters!r}; expected different visible characters, at least one.")
     if channels not in (1, 3) or not 8 <= size <= 128:
         raise ValueError(f"size {size}, channels {channels}; expected a size in 8..128 and 1 or 3 channels.")
     look = domain or Domain()
@@ -161,17 +161,18 @@ def _font_file(font: str) -> Path:
 
 
 def _masters(letters: str, fonts: tuple[str, ...]) -> Tensor:
-    """White letters on black [fonts, letters, CANVAS, CANVAS], each centred by its bounding box."""
+    """White letters on black [fonts, letters, CANVAS, CANVAS], the ink of each centred."""
     from PIL import Image, ImageDraw, ImageFont
 
     sheets = np.zeros((len(fonts), len(letters), CANVAS, CANVAS), dtype=np.float32)
     for f, name in enumerate(fonts):
-        font = ImageFont.truetype(str(_font_file(name)), 56, layout_engine=ImageFont.Layout.BASIC)
+        font = ImageFont.truetype(str(_font_file(name)), 50, layout_engine=ImageFont.Layout.BASIC)
         for c, letter in enumerate(letters):
-            left, top, right, bottom = font.getbbox(letter)
+            draft = Image.new("L", (3 * CANVAS, 3 * CANVAS))
+            ImageDraw.Draw(draft).text((CANVAS, CANVAS), letter, fill=255, font=font)
+            ink = draft.crop(draft.getbbox())  # a font's own box has bearings: the ink would not be centred
             image = Image.new("L", (CANVAS, CANVAS))
-            corner = ((CANVAS - left - right) / 2, (CANVAS - top - bottom) / 2)
-            ImageDraw.Draw(image).text(corner, letter, fill=255, font=font)
+            image.paste(ink, ((CANVAS - ink.width) // 2, (CANVAS - ink.height) // 2))
             sheets[f, c] = np.asarray(image, dtype=np.float32) / 255
     return torch.from_numpy(sheets)
 
@@ -190,7 +191,8 @@ def _warp(masters: Tensor, size: int, look: Domain, rng: torch.Generator) -> Ten
     cos, sin = angle.cos() / scale, angle.sin() / scale
     linear = torch.stack([torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)], 1)
     theta = torch.cat([linear, -linear @ shift[:, :, None]], 2)
-    fine = size * max(1, math.ceil(CANVAS / size))
+    # As fine as the master at the smallest scale, so that no stroke falls between two samples.
+    fine = size * max(1, math.ceil(CANVAS / size / look.scale[0]))
     grid = F.affine_grid(theta, [count, 1, fine, fine], align_corners=False)
     ink = F.grid_sample(masters[:, None], grid, align_corners=False)
     sigma = _uniform(rng, count, *look.blur) * (size / 28)

@@ -113,6 +113,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     try:
         with os.fdopen(handle, "wb") as file:
             np.savez(file, **dict(arrays))  # type: ignore[arg-type]
+        Path(part).chmod(0o644)  # mkstemp keeps files to their owner; a cache may be shared
         os.replace(part, path)
     except BaseException:
         Path(part).unlink(missing_ok=True)
@@ -176,6 +177,7 @@ def _replace(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+        Path(part).chmod(0o644)
         os.replace(part, path)
     except BaseException:
         Path(part).unlink(missing_ok=True)

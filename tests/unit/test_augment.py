@@ -1,0 +1,120 @@
+"""Augmentations: laws that hold for every batch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedlib.data import augment
+
+seeds = st.integers(0, 1000)
+
+
+@st.composite
+def batches(draw):
+    shape = [draw(st.integers(1, 6)), draw(st.integers(1, 3)), draw(st.integers(1, 12)), draw(st.integers(1, 12))]
+    return torch.rand(shape, generator=rng(draw(seeds)), dtype=torch.float64) + 0.5  # no pixel is zero
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+ALL = {
+    "random_crop": lambda x, g: augment.random_crop(x, 4, g),
+    "horizontal_flip": augment.horizontal_flip,
+    "cutout": lambda x, g: augment.cutout(x, 3, g),
+    "crop_and_flip": augment.crop_and_flip,
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(deadline=None, max_examples=30)
+@given(x=batches(), seed=seeds)
+def test_same_generator_same_bits_and_the_input_stays(name, x, seed):
+    before = x.clone()
+    first, second = (ALL[name](x, rng(seed)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(x, before)
+    assert (first.shape, first.dtype) == (x.shape, x.dtype)
+
+
+@settings(deadline=None)
+@given(batches(), seeds)
+def test_crop_without_padding_is_the_identity_and_draws_nothing(x, seed):
+    g = rng(seed)
+    assert torch.equal(augment.random_crop(x, 0, g), x)
+    assert torch.equal(g.get_state(), rng(seed).get_state())
+
+
+@settings(deadline=None)
+@given(batches(), st.integers(1, 5), seeds)
+def test_crop_is_a_shift_with_zeros(x, padding, seed):
+    """Each output equals its image moved by some (dy, dx) of at most `padding`, derived by trying all of them."""
+    _, _, height, width = x.shape
+    padded = torch.nn.functional.pad(x, (padding,) * 4)
+    for before, after in zip(padded, augment.random_crop(x, padding, rng(seed)), strict=True):
+        places = [(r, c) for r in range(2 * padding + 1) for c in range(2 * padding + 1)]
+        assert any(torch.equal(after, before[:, r : r + height, c : c + width]) for r, c in places)
+
+
+def test_every_crop_place_is_equally_likely():
+    x = torch.arange(1.0, 10).view(1, 1, 3, 3).expand(9000, -1, -1, -1)
+    centre = augment.random_crop(x, 1, rng(0))[:, 0, 1, 1].long()
+    assert torch.allclose(centre.bincount(minlength=10)[1:] / 1000, torch.ones(9), atol=0.12)
+
+
+@settings(deadline=None)
+@given(batches(), seeds, st.floats(0, 1))
+def test_flipping_twice_with_the_same_draws_is_the_identity(x, seed, probability):
+    once = augment.horizontal_flip(x, rng(seed), probability)
+    assert torch.equal(augment.horizontal_flip(once, rng(seed), probability), x)
+
+
+@settings(deadline=None)
+@given(batches(), seeds)
+def test_flip_never_and_always(x, seed):
+    assert torch.equal(augment.horizontal_flip(x, rng(seed), 0.0), x)
+    assert torch.equal(augment.horizontal_flip(x, rng(seed), 1.0), x.flip(-1))
+
+
+def test_about_half_are_flipped_each_on_its_own():
+    x = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2).expand(4000, -1, -1, -1)
+    assert float(augment.horizontal_flip(x, rng(0))[:, 0, 0, 0].mean()) == pytest.approx(0.5, abs=0.03)
+
+
+@settings(deadline=None)
+@given(batches(), st.integers(0, 16), seeds)
+def test_cutout_clears_one_rectangle_of_bounded_area(x, size, seed):
+    _, _, height, width = x.shape
+    out = augment.cutout(x, size, rng(seed))
+    hole = out == 0
+    assert torch.equal(out[~hole], x[~hole])
+    assert (hole == hole[:, :1]).all()  # the same in all channels
+    for one in hole[:, 0]:
+        area, rows, columns = int(one.sum()), int(one.any(1).sum()), int(one.any(0).sum())
+        assert area == rows * columns
+        assert rows <= min(size, height)
+        assert columns <= min(size, width)
+        # The centre lies inside the image, so at least about a quarter of the square does.
+        assert area >= min((size + 1) // 2, height) * min((size + 1) // 2, width)
+
+
+def test_cutout_fills_with_what_is_asked():
+    out = augment.cutout(torch.zeros(3, 1, 32, 32), 16, rng(0), fill=2.0)
+    assert set(out.unique().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: augment.random_crop(torch.zeros(2, 3, 4), 1, rng(0)), r"expected floating point \[B, C, H, W\]"),
+        (lambda: augment.cutout(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 1, rng(0)), "uint8"),
+        (lambda: augment.random_crop(torch.zeros(1, 1, 4, 4), -1, rng(0)), "padding is -1"),
+        (lambda: augment.cutout(torch.zeros(1, 1, 4, 4), -1, rng(0)), "size is -1"),
+        (lambda: augment.horizontal_flip(torch.zeros(1, 1, 4, 4), rng(0), 1.5), "probability is 1.5"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

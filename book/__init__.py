@@ -1,0 +1,1 @@
+"""The press: turns papers/ into executed chapters, evidence and a website (`python -m book --help`)."""

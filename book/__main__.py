@@ -1,0 +1,5 @@
+"""`python -m book` is `fedbook`."""
+
+from book.cli import main
+
+main()

@@ -1,0 +1,181 @@
+"""The press on the command line: `python -m book`, also installed as `fedbook`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from book import board, chapters, locking, runner
+from book import jobs as plans
+from book.errors import PressError
+
+app = typer.Typer(
+    help="Turns papers/ into executed chapters, evidence and a website.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# Not on a terminal, lines are as long as they need to be: logs and `grep` want them whole.
+console = Console(width=None if sys.stdout.isatty() else 240)
+
+Slugs = Annotated[list[str] | None, typer.Argument(help="Chapters by slug; all when none is given.")]
+Profile = Annotated[str, typer.Option(help="smoke, quick, real or full.")]
+
+
+@app.callback()
+def _root(root: Annotated[Path | None, typer.Option(hidden=True, help="Tree to work on.")] = None) -> None:
+    if root is not None:
+        chapters.use_root(root)
+
+
+@app.command()
+def run(
+    slugs: Slugs = None,
+    profile: Profile = "quick",
+    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="Other parameter.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Chapters at once [default: cores; 1 at real and full].")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run what is fresh, too, from the beginning.")] = False,
+    on: Annotated[str | None, typer.Option(help="'ray': spread the chapters over a Ray cluster.")] = None,
+) -> None:
+    """Execute chapters; what is fresh is skipped, what was interrupted goes on where it stopped."""
+    if on not in (None, "ray"):
+        raise PressError(f"--on {on}: only 'ray' is known; leave it out to run on this machine")
+    started = time.monotonic()
+    planned = plans.plan(slugs or [], profile, parameter or [], seeds, force=force)
+    if on == "ray":
+        good = runner.run_on_ray(planned, console)
+    else:
+        try:
+            good = runner.run_all(planned, jobs or plans.default_jobs(profile, len(planned)), console)
+        except KeyboardInterrupt:
+            console.print("stopped; what was finished is kept, and the same call goes on from here")
+            raise typer.Exit(130) from None
+    board.report(planned, console)
+    console.print(board.summary(planned, started), highlight=False)
+    if not good:
+        raise typer.Exit(1)
+
+
+@app.command()
+def build(
+    draft: Annotated[bool, typer.Option("--draft", help="Publish unfinished chapters, marked.")] = False,
+) -> None:
+    """Build the website from what was executed."""
+    from book import website
+
+    page, built = website.build(draft)
+    console.print("website built" if built else "website is up to date")
+    console.print(page.as_uri(), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def check(slugs: Slugs = None, profile: Profile = "quick") -> None:
+    """Compare fresh runs with the committed evidence, and print the claims."""
+    from book import checks, tables
+
+    found = checks.check(slugs or [], chapters.require_profile(profile))
+    tables.claims(console, slugs or chapters.slugs())
+    for kind, lines in (("warning", found.warnings), ("problem", found.problems)):
+        for line in lines:
+            console.print(f"{kind}: {line}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"problems: {len(found.problems)}, warnings: {len(found.warnings)}", highlight=False)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def accept(slugs: Annotated[list[str], typer.Argument(help="Chapters by slug.")], profile: Profile = "quick") -> None:
+    """Make fresh runs the committed reference (at smoke: the golden notebook)."""
+    from book import golden, reference, tables
+
+    chapters.require_profile(profile)
+    for slug in map(chapters.require, slugs):
+        if profile == "smoke":
+            changed = golden.accept(slug)
+            path = chapters.golden_path(slug)
+        else:
+            before, after = reference.accept(slug, profile)
+            tables.accepted(console, before, after)
+            if after["provenance"]["dirty"]:
+                console.print(f"note: {slug} was measured with changes that are in no commit", highlight=False)
+            changed = before != after
+            path = chapters.evidence_path(slug, profile)
+        console.print(f"{'written' if changed else 'unchanged'}: {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def new(slug: Annotated[str, typer.Argument(help="Slug of the new chapter, such as per-fedavg.")]) -> None:
+    """Start a chapter: a draft that runs, to be filled in."""
+    from book import scaffold
+
+    for path in scaffold.create(slug):
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    console.print(scaffold.NEXT.format(slug=slug), highlight=False, markup=False)
+
+
+@app.command("list")
+def list_() -> None:
+    """All chapters and the state of their runs."""
+    from book import tables
+
+    tables.chapter_list(console)
+
+
+@app.command()
+def show(slug: Annotated[str, typer.Argument(help="Chapter by slug.")]) -> None:
+    """One chapter: card, claims, last runs, files."""
+    from book import tables
+
+    tables.chapter(console, chapters.require(slug))
+
+
+@app.command()
+def serve(port: Annotated[int, typer.Option(help="Port on this machine.")] = 8000) -> None:
+    """Serve the website on this machine."""
+    from book import website
+
+    with website.serve(port) as server:
+        console.print(f"http://127.0.0.1:{server.server_address[1]}/  (Ctrl-C ends)", highlight=False)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            console.print("ended")
+
+
+@app.command()
+def clean(
+    all_: Annotated[bool, typer.Option("--all", help="Executed chapters and kept partial results, too.")] = False,
+) -> None:
+    """Delete what was built; sources and committed evidence stay."""
+    folder = chapters.build_folder()
+    with locking.hold_all("clean"):
+        for path in sorted(folder.iterdir()) if folder.exists() else []:
+            if not all_ and path.name in ("executed", "resume", "locks"):
+                continue
+            if path.name == "locks":
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    console.print(f"cleaned: {folder}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; faults that a person can put right are one line each, without a traceback."""
+    try:
+        app()
+    except PressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,243 @@
+"""Execute one chapter at one profile, in a process of its own: `python -m book.execute` is called by the runner.
+
+The chapter becomes a notebook in memory (jupytext), runs in a kernel (papermill), and what came out is renamed into
+place only when it is whole. A run that fails leaves the last good notebook where it is and says so in its record.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from book import chapters, files, freshness, locking, parameters, records
+from book.errors import PressError, cannot
+
+FAILED = 1  # exit status: the chapter raised, and the record says what
+STOPPED = 2  # exit status: told to stop before the end
+UNABLE = 3  # exit status: the press itself could not work; the last line of output says why
+EVIDENCE = "application/vnd.fedlib.evidence+json"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def progress_path(slug: str, stem: str) -> Path:
+    """The file in which a running chapter says how far it is."""
+    return chapters.build_folder() / "progress" / f"{slug}-{stem}.txt"
+
+
+def resume_folder(slug: str, stem: str) -> Path:
+    return chapters.build_folder() / "resume" / slug / stem
+
+
+def run_chapter(slug: str, profile: str, overrides: dict[str, Any], *, force: bool = False) -> records.Record:
+    """Run a chapter unless a fresh run is there, and return its record. Raises PressError when nothing can be written.
+
+    Waits when another press is at the same chapter and profile, says so on standard output, and takes over its result.
+    """
+    stem = parameters.stem(profile, overrides)
+    progress = progress_path(slug, stem)
+    with locking.hold(f"{slug}-{stem}", f"run {slug} {stem}", lambda text: print(text, flush=True)):
+        files.write(progress, "starting\n")
+        print("runs", flush=True)
+        record = records.read(slug, stem)
+        if record and not force and freshness.state(slug, stem) == "fresh":
+            return record
+        try:
+            return _run(slug, profile, overrides, force=force)
+        finally:
+            with suppress(OSError):
+                progress.unlink(missing_ok=True)
+
+
+def _run(slug: str, profile: str, overrides: dict[str, Any], *, force: bool) -> records.Record:
+    stem = parameters.stem(profile, overrides)
+    target = chapters.executed_path(slug, stem)
+    files.make_folder(target.parent)
+    files.remove_parts(target.parent, stem)
+    notebook, sources = chapters.read(slug), freshness.Sources.take(slug)
+    given = {"profile": profile, **overrides}
+    everything = sources.dependencies(given)
+    resume = resume_folder(slug, stem)
+    if force:
+        shutil.rmtree(resume, ignore_errors=True)
+    # A killed run has not said which modules it needs: what it kept counts only while nothing in fedlib changes.
+    os.environ["FEDLIB_RESUME"] = str(files.make_folder(resume / freshness.digest(everything)))
+    os.environ["FEDLIB_PROGRESS"] = str(progress_path(slug, stem))
+    commit, dirty = records.commit(slug)
+    started, clock = dt.datetime.now(dt.UTC), time.perf_counter()
+    executed, error = _execute(notebook, given, target)
+    evidence = _evidence(executed) if error is None else None
+    if error is None:
+        error = _fault(evidence, profile)
+    record: records.Record = {
+        "slug": slug,
+        "profile": profile,
+        "parameters": given,
+        "status": "ok" if error is None else "failed",
+        "seconds": round(time.perf_counter() - clock, 2),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "dirty": dirty,
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "error": error,
+        "evidence": evidence,
+        "last_good": None,
+    }
+    if evidence is not None and error is None:
+        record["dependencies"] = sources.dependencies(given, evidence["modules"], evidence["data"])
+        record["packs"] = freshness.packs(list(evidence["data"]))
+    else:
+        record["dependencies"], record["packs"] = everything, {}
+    record["hash"] = freshness.digest(record["dependencies"])
+    record["peak_memory_mb"] = max(_peak_memory_mb(), (evidence or {}).get("peak_memory_mb", 0.0))
+    _store(record, executed, slug, stem)
+    return record
+
+
+def _store(record: records.Record, executed: Any, slug: str, stem: str) -> None:
+    """Put notebook and record in place. The record holds the notebook's checksum, which tells of a kill in between."""
+    import nbformat
+
+    target = chapters.executed_path(slug, stem)
+    broken, trace = target.with_suffix(".failed.ipynb"), target.with_suffix(".traceback.txt")
+    text = nbformat.writes(executed) + "\n"
+    if record["status"] == "ok":
+        record["notebook_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        files.write(target, text)
+        files.write_json(chapters.record_path(slug, stem), record)
+        for leftover in (broken, trace):
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)
+        shutil.rmtree(resume_folder(slug, stem), ignore_errors=True)
+        return
+    record["last_good"] = records.good(records.read(slug, stem))
+    files.write(broken, text)
+    files.write(trace, record["error"]["traceback"] + "\n")
+    files.write_json(chapters.record_path(slug, stem), record)
+
+
+def _execute(notebook: Any, given: dict[str, Any], target: Path) -> tuple[Any, dict[str, str] | None]:
+    """The executed notebook, and what went wrong in it."""
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, not one in the home folder
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    beside = target.with_name(f".{target.stem}.{os.getpid()}.part.ipynb")
+    error = None
+    try:
+        papermill.execute_notebook(
+            notebook,
+            str(beside).replace("{", "{{").replace("}", "}}"),  # papermill formats the path with the parameters
+            parameters=given,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            cwd=str(chapters.ROOT / "papers" / target.parent.name),
+        )
+    except PapermillExecutionError as fault:
+        trace = _COLOURS.sub("", "\n".join(fault.traceback or []))
+        error = {"type": str(fault.ename), "message": str(fault.evalue), "traceback": trace}
+    except OSError as fault:
+        beside.unlink(missing_ok=True)
+        cannot("write", beside, fault)
+    except Exception as fault:  # the kernel died, or never answered
+        hint = "; it may have been killed for want of memory" if "died" in str(fault).lower() else ""
+        message = f"{str(fault) or 'the kernel stopped'}{hint}"
+        error = {"type": type(fault).__name__, "message": message, "traceback": traceback.format_exc()}
+    try:
+        executed = nbformat.read(beside, as_version=4) if beside.exists() else notebook
+        beside.unlink(missing_ok=True)
+    except OSError as fault:
+        cannot("read", beside, fault)
+    return _tidy(executed), error
+
+
+def _tidy(notebook: Any) -> Any:
+    """Drop what differs from run to run: ids, times, paths. The same code then gives the same bytes."""
+    notebook.metadata.pop("papermill", None)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number:03d}"
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+    return notebook
+
+
+def _evidence(notebook: Any) -> dict[str, Any] | None:
+    """What the chapter published, from the last output that carries it."""
+    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    published = [o.data[EVIDENCE] for o in outputs if EVIDENCE in o.get("data", {})]
+    return dict(published[-1]) if published else None
+
+
+def _fault(evidence: dict[str, Any] | None, profile: str) -> dict[str, str] | None:
+    if evidence is None:
+        text = "no evidence was published; the chapter's last cell must call run.publish()"
+    elif evidence.get("profile") != profile:
+        text = f"evidence was published for profile {evidence.get('profile')!r}, but {profile!r} was asked for"
+    else:
+        return None
+    return {"type": "Evidence", "message": text, "traceback": text}
+
+
+def _peak_memory_mb() -> float:
+    """Largest memory of any child process so far, the kernel among them, in MiB."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def _abandon(target: Path) -> None:
+    """Leave at once and take the kernel along; what it has kept so far stays for the next call."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+    for part in target.parent.glob(f".*.{os.getpid()}.part*"):
+        with suppress(OSError):
+            part.unlink()
+    os._exit(STOPPED)
+
+
+def _leave_when_told(target: Path) -> None:
+    """The press holds the other end of standard input: it closes it to stop this run, or dies and thereby closes it.
+
+    Signals would not do: nbclient takes them over while a notebook runs.
+    """
+    while sys.stdin.buffer.read(1):
+        pass
+    _abandon(target)
+
+
+def main(arguments: list[str]) -> int:
+    """Arguments: one JSON object {slug, profile, overrides, force}. Returns the exit status."""
+    order = json.loads(arguments[0])
+    target = chapters.executed_path(order["slug"], order["profile"])
+    threading.Thread(target=_leave_when_told, args=(target,), daemon=True).start()
+    try:
+        record = run_chapter(order["slug"], order["profile"], order["overrides"], force=order["force"])
+    except PressError as error:
+        print(str(error).replace("\n", "; "), flush=True)  # the runner shows the last line
+        return UNABLE
+    return 0 if record["status"] == "ok" else FAILED
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(status)  # the thread that watches standard input would make an ordinary exit wait

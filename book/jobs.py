@@ -1,0 +1,139 @@
+"""What is to be run: checked in full before anything runs, and ordered; one job is one chapter at one profile."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from book import cards, chapters, execute, files, freshness, parameters, records
+from book.errors import PressError
+
+# At these profiles a chapter has one thread whatever the machine: its numbers must not depend on how many chapters run
+# beside it (floating-point sums depend on the number of threads), and its models are too small to gain from more.
+ONE_THREAD = ("smoke", "quick", "real")
+
+
+@dataclass
+class Job:
+    """One chapter to be run, and, once it has been, what came of it."""
+
+    slug: str
+    profile: str
+    overrides: dict[str, Any]
+    expected: float  # seconds, by the card
+    gpu: bool = False
+    force: bool = False
+    status: str = (
+        "waiting"  # then running, and in the end ok, fresh, failed, error (the press could not run it) or stopped
+    )
+    message: str = ""
+    seconds: float | None = None
+    memory: float | None = None
+    since: float = 0.0
+    tail: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=200))
+
+    @property
+    def stem(self) -> str:
+        return parameters.stem(self.profile, self.overrides)
+
+    @property
+    def order(self) -> str:
+        """What the child process is told."""
+        asked = {"slug": self.slug, "profile": self.profile, "overrides": self.overrides, "force": self.force}
+        return json.dumps(asked)
+
+    def progress(self) -> str:
+        """The chapter's own line on how far it is, or whom it waits for."""
+        if self.tail and self.tail[-1].startswith("waits for"):
+            return self.tail[-1]
+        with suppress(OSError):
+            return execute.progress_path(self.slug, self.stem).read_text(encoding="utf-8").strip()
+        return ""
+
+    def take_record(self) -> None:
+        """Fill in seconds and memory from the record that the run has left."""
+        record = records.read(self.slug, self.stem) or {}
+        self.seconds, self.memory = record.get("seconds"), record.get("peak_memory_mb")
+
+    def finish(self, status: int) -> None:
+        """Read the result off the child's exit status and record."""
+        if status in (0, execute.FAILED) and (record := records.read(self.slug, self.stem)):
+            self.take_record()
+            self.status = "ok" if status == 0 else "failed"
+            if status != 0:
+                error = record.get("error") or {}
+                lines = [line for line in str(error.get("message", "")).splitlines() if line.strip()]
+                self.message = f"{error.get('type', 'error')}: {lines[0] if lines else ''}".strip()
+            return
+        self.status = "error"
+        last = [line for line in self.tail if line.strip()]
+        self.message = last[-1] if last else f"its process ended with status {status} and said nothing"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    with suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads(profile: str, jobs: int) -> int:
+    """Threads of one chapter, so that all that run at once do not want more than there are cores."""
+    share = 1 if profile in ONE_THREAD else max(1, cores() // jobs)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(limit)) if limit.isdigit() and int(limit) > 0 else share
+
+
+def default_jobs(profile: str, chapters_to_run: int) -> int:
+    """As many chapters at once as there are cores; at the full profile one, which has the machine to itself."""
+    return 1 if profile == "full" else max(1, min(cores(), chapters_to_run))
+
+
+def plan(
+    slugs: list[str], profile: str, given: list[str], seeds: int | None = None, *, force: bool = False
+) -> list[Job]:
+    """Check everything that was asked for, before anything runs; the longest chapters come first.
+
+    No slug means all chapters that have the profile. Raises PressError for an unknown slug, profile or parameter, an
+    ill-typed value, or a card that is not right.
+    """
+    chapters.require_profile(profile)
+    for slug in slugs:
+        chapters.require(slug)
+    known = cards.all_cards(list(dict.fromkeys(slugs)) or None)
+    if not known:
+        raise PressError(f"there is no chapter in {chapters.ROOT / 'papers'}; `python -m book new <slug>` makes one")
+    jobs = []
+    for slug, card in known.items():
+        if profile not in card.profiles:
+            if slugs:
+                raise PressError(f"{chapters.card_path(slug)}: profiles: chapter {slug!r} has no profile {profile!r}")
+            continue
+        needs, overrides = card.profiles[profile], parameters.check(slug, given, seeds)
+        jobs.append(Job(slug, profile, overrides, needs.seconds, needs.gpu, force))
+    return sorted(jobs, key=lambda j: (-j.expected, j.slug))
+
+
+def child_environment(thread_count: int) -> dict[str, str]:
+    """Environment of a chapter's process and kernel."""
+    env = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "FEDLIB_RESUME", "FEDLIB_PROGRESS")}
+    press = str(Path(__file__).parents[1])
+    paths = [str(chapters.ROOT), press, *env.get("PYTHONPATH", "").split(os.pathsep)]
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(thread_count))
+    search = os.pathsep.join(dict.fromkeys(p for p in paths if p))
+    return env | counts | {"PYTHONPATH": search, "PYTHONHASHSEED": "0", "FEDBOOK_ROOT": str(chapters.ROOT)}
+
+
+def pending(jobs: list[Job]) -> list[Job]:
+    """The jobs that have to run; the others are marked fresh. Folders are made, which finds a read-only disk early."""
+    for job in jobs:
+        files.make_folder(chapters.executed_path(job.slug, job.stem).parent)
+        if not job.force and freshness.state(job.slug, job.stem) == "fresh":
+            job.status = "fresh"
+            job.take_record()
+    return [job for job in jobs if job.status == "waiting"]

@@ -1,0 +1,44 @@
+"""What the press notes about each run, beside the executed notebook."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+from book import chapters, files
+from book.errors import PressError
+
+Record = dict[str, Any]
+
+
+def read(slug: str, stem: str) -> Record | None:
+    """The record of the last run, failed or not; None when there is none that can be read."""
+    try:
+        record = files.read_json(chapters.record_path(slug, stem))
+    except PressError:  # damaged by hand: as good as none, the chapter is run again
+        return None
+    return record if isinstance(record, dict) and "status" in record else None
+
+
+def good(record: Record | None) -> Record | None:
+    """The record of the run that made the notebook that lies there now: the last one that did not fail."""
+    if record is None or record["status"] == "ok":
+        return record
+    return record.get("last_good")
+
+
+def commit(slug: str) -> tuple[str | None, bool | None]:
+    """Short id of the commit checked out, and whether what the chapter runs on differs from it (None without git)."""
+    inputs = ["fedlib", f"papers/{slug}/chapter.md", "requirements.txt"]
+    head = _git("rev-parse", "--short=12", "HEAD")
+    changes = _git("status", "--porcelain", "--", *inputs)
+    return (head, None) if head is None or changes is None else (head, bool(changes))
+
+
+def _git(*arguments: str) -> str | None:
+    call = ["git", "-C", str(chapters.ROOT), *arguments]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,111 @@
+"""What `list`, `show`, `check` and `accept` print."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from book import cards, chapters, freshness, records, reference
+from book.board import styled
+
+_COLOURS = {
+    "holds": "green",
+    "direction only": "cyan",
+    "inconclusive": "yellow",
+    "fails": "red",
+    "not run": "dim",
+}
+
+
+def _plain(*headers: str) -> Table:
+    return Table(*headers, box=None, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def chapter_list(console: Console) -> None:
+    """One line a chapter: what it is, and the state of its run at each profile."""
+    table = _plain("chapter", "title", "part", *chapters.PROFILES)
+    for slug, card in cards.all_cards().items():
+        states = [styled(freshness.state(slug, p)) if p in card.profiles else "-" for p in chapters.PROFILES]
+        table.add_row(slug, escape(card.title), card.part, *states)
+    console.print(table)
+
+
+def number(value: float, unit: str) -> str:
+    """A value in its unit; accuracies are shown as percentage points."""
+    return f"{100 * value:.1f} points" if unit == "accuracy" else f"{value:.4g} {unit}".rstrip()
+
+
+def measured(result: reference.Result, unit: str) -> str:
+    """Value and interval of a claim, "" when there is none."""
+    if result.value is None:
+        return ""
+    if result.interval is None:
+        return f"{number(result.value, unit)}, one seed"
+    scale = 100 if unit == "accuracy" else 1
+    low, high = (scale * bound for bound in result.interval)
+    return f"{number(result.value, unit)} [{low:.4g}, {high:.4g}]"
+
+
+def claims(console: Console, slugs: list[str]) -> None:
+    """The claims of chapters: the paper's number, ours with its interval, and the verdict, profile by profile."""
+    table = _plain("chapter", "claim", "profile", "paper", "measured", "verdict")
+    for slug in slugs:
+        for row in reference.claims_for(slug):
+            for profile, result in row.results.items():
+                mark = " (earlier code)" if result.stale else ""
+                verdict = f"[{_COLOURS[result.verdict]}]{result.verdict}[/]{mark}"
+                ours = escape(result.problem or measured(result, row.claim.unit))
+                table.add_row(slug, row.claim.id, profile, escape(row.claim.paper or "-"), ours, verdict)
+    if table.row_count:
+        console.print(table)
+
+
+def chapter(console: Console, slug: str) -> None:
+    """Everything about one chapter: card, claims, last runs, where its files are."""
+    card = cards.load(slug)
+    facts = _plain("", "")
+    facts.show_header = False
+    noted = ", ".join(map(str, card.noted)) or "not an entry of the notes"
+    facts.add_row("title", escape(card.title))
+    facts.add_row("paper", escape(f"{card.authors}; {card.venue}"))
+    facts.add_row("part", card.part)
+    facts.add_row("noted", noted if card.entry is None else f"{noted} (entry {card.entry})")
+    facts.add_row("builds on", ", ".join(card.builds_on) or "-")
+    facts.add_row("chapter", str(chapters.chapter_path(slug)))
+    facts.add_row("executed", str(chapters.executed_path(slug, "quick").parent))
+    console.print(facts)
+    console.print()
+    claims(console, [slug])
+    console.print()
+    runs = _plain("profile", "state", "finished", "seconds", "peak MB", "commit")
+    for profile in card.profiles:
+        record = records.read(slug, profile)
+        state = freshness.state(slug, profile)
+        if record is None:
+            runs.add_row(profile, styled(state))
+            continue
+        commit = f"{record['commit'] or '-'}{' + changes' if record['dirty'] else ''}"
+        when = record["finished"][:16].replace("T", " ")
+        seconds, memory = f"{record['seconds']:.1f}", f"{record['peak_memory_mb']:.0f}"
+        runs.add_row(profile, styled(state), when, seconds, memory, commit)
+    console.print(runs)
+    for profile in card.profiles:
+        if freshness.state(slug, profile) in ("stale", "failed"):
+            console.print(f"{profile}: {freshness.why(slug, profile)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def accepted(console: Console, before: reference.Evidence | None, after: reference.Evidence) -> None:
+    """What a new reference changes: metrics whose mean moved, and verdicts."""
+    old = before or {"metrics": {}, "claims": {}}
+    table = _plain("metric", "was", "is")
+    for name in sorted({*old["metrics"], *after["metrics"]}):
+        was, now = (e["metrics"].get(name, {}).get("mean") for e in (old, after))
+        if was != now:
+            table.add_row(name, *("-" if v is None else f"{v:.6g}" for v in (was, now)))
+    for name in sorted({*old["claims"], *after["claims"]}):
+        was, now = (e["claims"].get(name, {}).get("verdict", "-") for e in (old, after))
+        if was != now:
+            table.add_row(f"claim {name}", was, now)
+    if table.row_count:
+        console.print(table)

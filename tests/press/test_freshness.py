@@ -1,0 +1,160 @@
+"""What makes a run stale, and what does not."""
+
+import os
+
+import pytest
+
+from book import chapters, freshness, records
+
+CODE_EDITS = {
+    "a cell": ("papers/demo/chapter.md", "toy.score(s, rate)", "toy.score(s, 2 * rate)"),
+    "a default": ("papers/demo/chapter.md", "rate = 0.5", "rate = 0.25"),
+    "a tag that changes what a cell does": (
+        "papers/demo/chapter.md",
+        ":tags: [nbval-check-output]",
+        ":tags: [raises-exception]",
+    ),
+    "an output hidden by a semicolon": ("papers/demo/chapter.md", "run.publish()\n", "run.publish();\n"),
+    "an imported module": ("fedlib/toy.py", "0.01 * seed", "0.02 * seed"),
+    "a pinned requirement": ("requirements.txt", "numpy==2.0", "numpy==2.1"),
+}
+PROSE_EDITS = {
+    "prose": ("papers/demo/chapter.md", "The text between", "Another text between"),
+    "a comment in a cell": ("papers/demo/chapter.md", "run.publish()", "run.publish()  # the end"),
+    "the layout of a cell": (
+        "papers/demo/chapter.md",
+        "toy.score(s, rate)",
+        "toy.score(\n        s,\n        rate,\n    )",
+    ),
+    "a module's comment": ("fedlib/toy.py", "# the larger the rate, the better", "# monotone"),
+    "a docstring": ("fedlib/toy.py", "A number that", "Something that"),
+    "a package that computes nothing": ("requirements.txt", "numpy==2.0", "numpy==2.0\nsphinx==7.4"),
+    "a comment on the requirements": ("requirements.txt", "numpy==2.0", "numpy==2.0  # arrays"),
+    "a package's re-exports": ("fedlib/__init__.py", "", "from . import toy\n"),
+}
+
+
+@pytest.fixture
+def demo(tree):
+    tree.add("demo")
+    tree.pretend("demo")
+    return tree
+
+
+def test_a_run_is_fresh_after_it_and_never_before(tree, state):
+    tree.add("demo")
+    assert state("demo") == "never"
+    tree.pretend("demo")
+    assert state("demo") == "fresh"
+
+
+@pytest.mark.parametrize("edit", CODE_EDITS.values(), ids=CODE_EDITS.keys())
+def test_code_edits_make_stale_and_undoing_them_fresh(demo, state, edit):
+    path, old, new = edit
+    demo.edit(path, old, new)
+    assert state("demo") == "stale"
+    demo.edit(path, new, old)
+    assert state("demo") == "fresh"
+
+
+@pytest.mark.parametrize("edit", PROSE_EDITS.values(), ids=PROSE_EDITS.keys())
+def test_prose_edits_do_not(demo, state, edit):
+    demo.edit(*edit)
+    assert state("demo") == "fresh"
+
+
+def test_what_was_not_imported_does_not_count(demo, state):
+    (demo.root / "fedlib" / "unused.py").write_text("x = 1\n")
+    assert state("demo") == "fresh"
+
+
+def test_a_module_that_is_gone_makes_stale(demo, state):
+    (demo.root / "fedlib" / "toy.py").unlink()
+    assert state("demo") == "stale"
+
+
+def test_a_bare_string_in_a_cell_is_output_not_a_docstring(demo, state):
+    demo.edit("papers/demo/chapter.md", "run.publish()\n", 'run.publish()\n```\n\n```{code-cell} ipython3\n"one"\n')
+    demo.pretend("demo")
+    demo.edit("papers/demo/chapter.md", '"one"', '"two"')
+    assert state("demo") == "stale"
+
+
+def test_notebook_magic_is_code(demo, state):
+    demo.edit("papers/demo/chapter.md", "run.publish()\n", "%precision 3\nrun.publish()\n")
+    demo.pretend("demo")
+    demo.edit("papers/demo/chapter.md", "%precision 3", "%precision 4")
+    assert state("demo") == "stale"
+
+
+@pytest.fixture
+def pack(demo, monkeypatch):
+    folder = demo.root / "packs"
+    folder.mkdir()
+    monkeypatch.setenv("FEDLIB_DATA", str(folder))
+    path = folder / "stars.npz"
+    path.write_bytes(b"one")
+    demo.pretend("demo", data={"stars": "checksum by fedlib"})
+    return path
+
+
+def test_a_changed_data_file_makes_stale(pack, state):
+    assert state("demo") == "fresh"
+    pack.write_bytes(b"two")
+    assert state("demo") == "stale"
+    assert freshness.why("demo", "quick").endswith("data set stars")
+
+
+def test_a_data_file_touched_but_equal_stays_fresh_and_an_absent_one_cannot_tell(pack, state):
+    os.utime(pack, (1, 1))
+    assert state("demo") == "fresh"
+    pack.unlink()
+    assert state("demo") == "fresh"
+
+
+def test_an_untouched_data_file_is_not_read_again(pack, state, monkeypatch):
+    read = []
+    real = freshness.files.sha256
+    monkeypatch.setattr(freshness.files, "sha256", lambda path: read.append(path) or real(path))
+    assert state("demo") == "fresh"
+    assert pack not in read
+
+
+def test_the_executed_notebook_itself_counts(demo, state):
+    notebook = chapters.executed_path("demo", "quick")
+    demo.edit(notebook, "0.000", "9.999")
+    assert state("demo") == "stale"
+    notebook.unlink()
+    assert state("demo") == "never"
+
+
+def test_a_damaged_record_is_no_record(demo, state):
+    chapters.record_path("demo", "quick").write_text('{"status": "o')
+    assert state("demo") == "never"
+
+
+def test_the_reason_is_said(demo):
+    assert freshness.why("demo", "quick") == ""
+    demo.edit("fedlib/toy.py", "0.01", "0.02")
+    assert freshness.why("demo", "quick") == "changed since it was executed: fedlib.toy"
+
+
+def test_an_edit_while_the_chapter_runs_makes_stale(tree, state, monkeypatch):
+    tree.add("demo")
+    take = freshness.Sources.take
+
+    def take_then_edit(slug):
+        sources = take(slug)
+        tree.edit("fedlib/toy.py", "0.01", "0.02")
+        return sources
+
+    monkeypatch.setattr(freshness.Sources, "take", staticmethod(take_then_edit))
+    tree.pretend("demo")
+    assert state("demo") == "stale"
+
+
+def test_the_record_says_what_the_run_depended_on(demo):
+    record = records.read("demo", "quick")
+    assert sorted(record["dependencies"]["modules"]) == ["fedlib.evidence", "fedlib.toy"]
+    assert record["dependencies"]["parameters"] == {"profile": "quick"}
+    assert record["hash"] == freshness.digest(record["dependencies"])

@@ -1,0 +1,72 @@
+"""A new chapter runs, passes the schema, and has every section."""
+
+import jupytext
+import pytest
+import yaml
+
+from book import cards, chapters, scaffold
+from book.errors import PressError
+
+SECTIONS = [
+    "In short",
+    "What the note asks",
+    "Method",
+    "Experiment",
+    "Claims",
+    "On real data, and at the paper's scale",
+    "Deviations",
+    "Try it",
+    "References",
+]
+
+
+def test_the_draft_has_every_section_and_a_card(tree):
+    assert tree.press("new", "new-method")[0] == 0
+    text = chapters.chapter_path("new-method").read_text()
+    assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == SECTIONS
+    assert "{card}" in text
+    assert "{dropdown} 中文" in text
+    assert cards.load("new-method").draft
+
+
+def test_the_draft_is_written_as_jupytext_writes_it(tree):
+    scaffold.create("new-method")
+    text = chapters.chapter_path("new-method").read_text()
+    notebook = jupytext.reads(text, fmt="md:myst")
+    cells = jupytext.writes(notebook, fmt="md:myst").split("---\n", 2)[2]
+    assert text.split("---\n", 2)[2] == cells
+
+
+def test_the_draft_runs_and_is_accepted_at_smoke_and_quick(tree):
+    scaffold.create("new-method")
+    for profile in ("smoke", "quick"):
+        record = tree.run("new-method", profile)
+        assert record["status"] == "ok", record["error"]
+        assert tree.press("accept", "new-method", "--profile", profile)[0] == 0
+    status, output = tree.press("check")
+    assert status == 0, output
+
+
+def test_the_register_fills_in_what_it_knows(tree):
+    path = tree.root / "book" / "entries.yml"
+    path.parent.mkdir()
+    entry = {"number": 16, "slug": "moon", "noted": "2021-09-18", "heading": "MOON: contrast", "part": cards.PARTS[4]}
+    path.write_text(yaml.safe_dump([entry]))
+    scaffold.create("moon")
+    card = cards.load("moon")
+    assert (card.entry, card.title, card.part) == (16, "MOON: contrast", cards.PARTS[4])
+    assert str(card.noted[0]) == "2021-09-18"
+
+
+@pytest.mark.parametrize("slug", ["Moon", "16-moon", "my_chapter", "a/b", "../a", ""])
+def test_a_slug_of_another_form_is_refused(tree, slug):
+    with pytest.raises(PressError, match="cannot be a slug"):
+        scaffold.create(slug)
+
+
+def test_nothing_is_overwritten(tree):
+    tree.add("demo")
+    before = chapters.chapter_path("demo").read_bytes()
+    with pytest.raises(PressError, match="is there already"):
+        scaffold.create("demo")
+    assert chapters.chapter_path("demo").read_bytes() == before

@@ -1,0 +1,133 @@
+"""The card at the top of a chapter: what the paper is, what held up, when it last ran, how to run it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docutils import nodes
+from docutils.nodes import Node
+from sphinx.application import Sphinx
+
+from book.cards import Card
+from book.site import elements, press
+from book.site.elements import Cell
+from book.site.rebuild import BookDirective
+
+
+class CardDirective(BookDirective):
+    """``{card}``: drawn from paper.yml and the evidence of the chapter that it stands in."""
+
+    def run(self) -> list[Node]:
+        slug = press.slug_of(self.env.docname)
+        if slug is None:
+            raise self.error("a card belongs at the top of papers/<slug>/chapter.md; this page is not a chapter")
+        card = press.card(slug)
+        box = nodes.container(classes=["book-card"])
+        box += elements.definitions(rows(card, slug, self.env.docname, self.paper_title(card)), "card-facts")
+        box += elements.paragraph("Run it again", "card-run-title")
+        box += elements.command(commands(slug))
+        return [box]
+
+    def paper_title(self, card: Card) -> str:
+        """Title of the paper, from the bibliography; "" where the site has none."""
+        domain: Any = self.env.domains.get("cite")
+        if domain is None:
+            return ""
+        entry = domain.bibdata.data.entries.get(card.citation)
+        if entry is None:
+            raise self.error(f"papers/{card.slug}/paper.yml: citation: {card.citation!r} is not in book/references.bib")
+        return str(entry.fields["title"]).replace("{", "").replace("}", "")
+
+
+def rows(card: Card, slug: str, document: str, paper_title: str = "") -> list[tuple[str, Cell]]:
+    """The card's lines; a line without content is left out."""
+    links = [elements.link(name, address) for name, address in card.links if address]
+    paper: list[Cell] = [f"{card.authors}. ", f"{card.venue}."]
+    if paper_title:
+        paper.insert(1, [nodes.emphasis("", paper_title), ". "])
+    if links:
+        paper += [" ", *elements.join(links, " · ")]
+    known = set(press.slugs())
+    builds = [
+        elements.page_link(press.card(s).title, press.document_of(s), document) if s in known else s
+        for s in card.builds_on
+    ]
+    facts: list[tuple[str, Cell]] = [("Paper", paper)]
+    if card.noted:
+        facts.append(("Noted", ", ".join(day(d) for d in card.noted)))
+    facts.append(("Tags", [elements.inline(tag, "tag") for tag in card.tags]))
+    if builds:
+        facts.append(("Builds on", elements.join(builds)))
+    facts.append(("Claims", elements.stack(*held(slug))))
+    facts.append(("Last run", last_run(slug)))
+    return facts
+
+
+def held(slug: str) -> list[Cell]:
+    """One line per profile: how many of its claims hold, and what the others came to."""
+    lines: list[Cell] = []
+    for profile in press.PROFILES:
+        counts = press.tally(slug, profile)
+        total = sum(counts.values())
+        if total and counts["not run"] == total:
+            lines.append([elements.inline(profile, "profile"), elements.badge("not run")])
+        elif total:
+            others = [[elements.badge(v), f" {n}"] for v, n in counts.items() if n and v != "holds"]
+            line: list[Cell] = [elements.inline(profile, "profile"), f"{counts['holds']} of {total} hold"]
+            lines.append(line + ([" · ", *elements.join(others, " · ")] if others else []))
+    return lines or ["no claims yet"]
+
+
+def last_run(slug: str) -> Cell:
+    """Provenance of the evidence at the quick profile, which is what the page shows."""
+    found = press.measured(slug, "quick")
+    if not found:
+        return "not run yet"
+    return provenance(found.provenance)
+
+
+def provenance(facts: dict[str, Any]) -> str:
+    """Date, commit, device, versions, time and memory of a run, in one line."""
+    versions = ", ".join(f"{name} {version}" for name, version in sorted((facts.get("versions") or {}).items()))
+    commit = str(facts.get("commit") or "")[:7]
+    parts = [
+        day(facts.get("date")),
+        f"commit {commit}" + (" with local changes" if facts.get("dirty") else "") if commit else "",
+        str(facts.get("device") or ""),
+        versions,
+        duration(facts.get("seconds")),
+        f"{facts['peak_memory_mb']:.0f} MB" if facts.get("peak_memory_mb") else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def day(date: Any) -> str:
+    """A date without its time."""
+    return str(date or "")[:10]
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def commands(slug: str) -> str:
+    return f'make run P={slug}\nmake run P={slug} ARGS="--profile real"'
+
+
+def add_description(app: Sphinx, doctree: nodes.document) -> None:
+    """The card's summary as the page's description, for search engines and for social cards."""
+    slug = press.slug_of(app.env.docname)
+    if slug:
+        summary = press.card(slug).summary
+        doctree.insert(0, nodes.meta("", name="description", content=summary))
+        app.env.metadata[app.env.docname]["og:description"] = summary
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("card", CardDirective, override=True)  # in place of the panel of sphinx-design
+    app.connect("doctree-read", add_description)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}

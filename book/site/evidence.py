@@ -1,0 +1,76 @@
+"""Tables of committed evidence: the metrics of one profile, with interval and seeds."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+from docutils.nodes import Node
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+
+from book.site import card, elements, press
+from book.site.rebuild import BookDirective
+
+
+class EvidenceDirective(BookDirective):
+    """``{evidence} real``: this chapter's committed metrics at a profile; ``:metrics:`` picks by pattern."""
+
+    required_arguments = 1
+    option_spec = {"metrics": directives.unchanged_required}
+
+    def run(self) -> list[Node]:
+        slug, profile = press.slug_of(self.env.docname), self.arguments[0]
+        if slug is None:
+            raise self.error("evidence is shown in papers/<slug>/chapter.md; this page is not a chapter")
+        if profile not in press.PROFILES:
+            raise self.error(f"unknown profile {profile!r}: expected one of {', '.join(press.PROFILES)}")
+        found = press.measured(slug, profile)
+        if found is None:
+            return not_run(slug, profile)
+        patterns = self.options.get("metrics", "*").replace(",", " ").split()
+        chosen = [name for name in found.metrics if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if not chosen:
+            raise self.error(
+                f"no metric of {slug} at the {profile} profile matches {' '.join(patterns)!r}; "
+                f"it has: {', '.join(found.metrics)}"
+            )
+        rows = [metric_row(name, found.metrics[name], unit_of(slug, name)) for name in chosen]
+        table = elements.table(["Metric", "Mean", "95% interval", "Seeds"], rows, [40, 18, 28, 14], "evidence")
+        origin = [elements.inline(profile, "profile"), " ", card.provenance(found.provenance)]
+        if found.earlier:
+            origin += [" ", elements.label(f"measured with earlier code ({found.commit})", "earlier")]
+        return [table, elements.paragraph(origin, "origin")]
+
+
+def unit_of(slug: str, metric: str) -> str:
+    """The unit that the card gives a metric in a claim; else what its name says."""
+    for claim in press.card(slug).claims:
+        if metric in (claim.metric, claim.against):
+            return claim.unit
+    family = metric.split("/")[0]
+    return next((unit for unit in ("accuracy", "bytes") if unit in family), "")
+
+
+def metric_row(name: str, metric: dict[str, Any], unit: str) -> list[elements.Cell]:
+    """One metric: name, mean, interval, number of seeds."""
+    low, high = metric.get("ci95") or (None, None)
+    return [
+        elements.code(name),
+        elements.quantity(metric.get("mean"), unit),
+        elements.span(low, high, unit),
+        str(len(metric.get("values") or {})),
+    ]
+
+
+def not_run(slug: str, profile: str) -> list[Node]:
+    """Said plainly where a profile was never run, with the command that would."""
+    needs = press.needs(slug, profile)
+    gpu = " It wants a GPU." if needs and needs.gpu else ""
+    said = elements.paragraph([elements.badge("not run"), f" No evidence at the {profile} profile.{gpu} To run it:"])
+    return [said, elements.command(f'make run P={slug} ARGS="--profile {profile}"')]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("evidence", EvidenceDirective)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}

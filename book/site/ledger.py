@@ -1,0 +1,117 @@
+"""The ledger of claims: what the paper says, what was measured at each profile, and the verdict, side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docutils import nodes
+from docutils.nodes import Node
+from sphinx.application import Sphinx
+
+from book.site import elements, press
+from book.site.elements import Cell
+from book.site.rebuild import BookDirective
+
+
+class ClaimsDirective(BookDirective):
+    """``{claims}``: the ledger of this chapter; ``{claims} all``: of every one; ``{claims} summary``: totals only."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[Node]:
+        self.draws_press()
+        scope = self.arguments[0] if self.arguments else ""
+        if scope == "summary":
+            return summary()
+        if scope == "all":
+            found: list[Node] = []
+            for slug in press.slugs():
+                card = press.card(slug)
+                if card.claims:
+                    title = elements.page_link(card.title, press.document_of(slug), self.env.docname)
+                    found += [nodes.rubric("", "", title), ledger(slug), *explanations(slug)]
+            return found or [elements.paragraph("No chapter has claims yet.")]
+        here = press.slug_of(self.env.docname)
+        if here is None or scope:
+            raise self.error(
+                f"claims: got {scope!r} on page {self.env.docname}; expected nothing (in a chapter), 'all' or 'summary'"
+            )
+        if not press.card(here).claims:
+            return [elements.paragraph("This chapter makes no claims yet.")]
+        return [ledger(here), *explanations(here)]
+
+
+def ledger(slug: str) -> nodes.table:
+    """One row per claim, one column per profile."""
+    claims = press.card(slug).claims
+    profiles = [p for p in press.PROFILES if any(p in claim.profiles for claim in claims)]
+    rows = [
+        [
+            elements.stack(claim.statement, elements.inline(claim.source, "source")),
+            elements.stack(narrow_label("The paper"), claim.paper or "–"),
+            *[measured_cell(slug, claim, profile) for profile in profiles],
+        ]
+        for claim in claims
+    ]
+    widths = [34, 18] + [16] * len(profiles)
+    return elements.table(["Claim", "The paper", *map(str.capitalize, profiles)], rows, widths, "ledger")
+
+
+def measured_cell(slug: str, claim: Any, profile: str) -> Cell:
+    """Verdict, mean and interval of one claim at one profile."""
+    seen = press.verdict_of(slug, claim, profile)
+    label = narrow_label(profile.capitalize())
+    if not seen.applies:
+        return elements.stack(label, elements.inline("not claimed", "source"))
+    if seen.value is None:
+        return elements.stack(label, elements.badge(seen.verdict), elements.inline(seen.problem, "source"))
+    difference = bool(claim.against)
+    lines: list[Cell] = [
+        label,
+        elements.badge(seen.verdict),
+        elements.quantity(seen.value, claim.unit, difference),
+        elements.inline(elements.span(seen.low, seen.high, claim.unit), "source"),
+    ]
+    found = press.measured(slug, profile)
+    if seen.earlier and found:
+        lines.append(elements.label(f"measured with earlier code ({found.commit})", "earlier"))
+    return elements.stack(*lines)
+
+
+def narrow_label(text: str) -> Cell:
+    """The column's name inside its cell: shown on a phone, where a row of the ledger is stacked and has no columns."""
+    return elements.inline(text, "narrow-label")
+
+
+def explanations(slug: str) -> list[Node]:
+    """What the author has to say on claims that do not hold."""
+    told = []
+    for claim in press.card(slug).claims:
+        verdicts = {press.verdict_of(slug, claim, p).verdict for p in claim.profiles}
+        if claim.explanation and verdicts - {"holds", "not run"}:
+            text: Cell = [nodes.strong("", claim.statement), " ", claim.explanation]
+            told.append(nodes.list_item("", elements.paragraph(text)))
+    if not told:
+        return []
+    return [elements.paragraph("On the claims that do not hold everywhere:"), nodes.bullet_list("", *told)]
+
+
+def summary() -> list[Node]:
+    """How many claims came to which verdict, profile by profile, over the whole book."""
+    counts = {p: dict.fromkeys(press.VERDICTS, 0) for p in press.PROFILES}
+    for profile, count in counts.items():
+        for slug in press.slugs():
+            for verdict, n in press.tally(slug, profile).items():
+                count[verdict] += n
+    used = [profile for profile, count in counts.items() if any(count.values())]
+    if not used:
+        return [elements.paragraph("No claims have been written down yet.")]
+    rows: list[list[Cell]] = [[elements.badge(v), *[str(counts[p][v]) for p in used]] for v in press.VERDICTS]
+    rows.append([nodes.strong("", "claims"), *[nodes.strong("", str(sum(counts[p].values()))) for p in used]])
+    head: list[Cell] = ["Verdict", *[elements.inline(p, "profile") for p in used]]
+    return [elements.table(head, rows, [40] + [20] * len(used), "summary")]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("claims", ClaimsDirective)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}

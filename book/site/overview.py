@@ -1,0 +1,112 @@
+"""Pages drawn from all chapters together: the reading log, the status table and the list of parts."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from docutils import nodes
+from docutils.nodes import Node
+from sphinx.application import Sphinx
+
+from book.site import card, elements, press
+from book.site.elements import Cell
+from book.site.rebuild import BookDirective
+
+
+class ReadingLogDirective(BookDirective):
+    """``{reading-log}``: every entry of the notes by date; those without a chapter are marked *not yet written*."""
+
+    def run(self) -> list[Node]:
+        self.draws_press()
+        written = set(press.slugs())
+        found: list[Node] = []
+        for year, notes in groupby(press.entries(), key=lambda entry: card.day(entry.noted)[:4]):
+            found.append(nodes.rubric("", year))
+            items = [self.item(entry, entry.slug in written) for entry in notes]
+            found.append(nodes.bullet_list("", *items, classes=["reading-log"]))
+        total, done = len(press.entries()), sum(entry.slug in written for entry in press.entries())
+        return [elements.paragraph(f"{total} notes; {done} of them have a chapter so far."), *found]
+
+    def item(self, entry: Any, written: bool) -> nodes.list_item:
+        heading: Cell = entry.heading
+        if written:
+            heading = elements.page_link(heading, press.document_of(entry.slug), self.env.docname)
+        mark = None if written else elements.label("not yet written", "unwritten")
+        line: list[Cell] = [elements.inline(heading, "heading"), *([" ", mark] if mark else [])]
+        return nodes.list_item(
+            "",
+            elements.paragraph(card.day(entry.noted), "date"),
+            elements.paragraph(elements.stack(line, elements.inline(f"{entry.paper} · {entry.part}", "source"))),
+        )
+
+
+class PartsDirective(BookDirective):
+    """``{parts}``: the parts of the book, each with its chapters and the number of notes still to be written."""
+
+    def run(self) -> list[Node]:
+        self.draws_press()
+        written = press.slugs()
+        items = []
+        for part in press.PARTS:
+            chapters = [slug for slug in written if press.card(slug).part == part]
+            waiting = sum(entry.part == part and entry.slug not in written for entry in press.entries())
+            links: list[Cell] = [
+                elements.page_link(press.card(s).title, press.document_of(s), self.env.docname) for s in chapters
+            ]
+            if waiting:
+                links.append(elements.label(f"{waiting} not yet written", "unwritten"))
+            items.append((part, elements.stack(*links)))
+        return [elements.definitions(items, "parts")]
+
+
+class StatusDirective(BookDirective):
+    """``{status}``: the run behind every chapter's evidence at every profile, and whether it is fresh."""
+
+    def run(self) -> list[Node]:
+        self.draws_press()
+        rows = [row for slug in press.slugs() for row in self.rows(slug)]
+        if not rows:
+            return [elements.paragraph("There are no chapters yet.")]
+        head = ["Chapter", "Profile", "State", "Run", "Device", "Seeds", "Cost"]
+        return [elements.table(head, rows, [24, 9, 14, 15, 20, 7, 11], "status")]
+
+    def rows(self, slug: str) -> list[list[Cell]]:
+        title = elements.page_link(press.card(slug).title, press.document_of(slug), self.env.docname)
+        rows: list[list[Cell]] = [[elements.inline(p, "profile"), *status_cells(slug, p)] for p in press.PROFILES]
+        rows[0].insert(0, elements.tall(title, len(rows)))
+        return rows
+
+
+def status_cells(slug: str, profile: str) -> list[Cell]:
+    """State and provenance of one chapter at one profile."""
+    found = press.measured(slug, profile)
+    if not found:
+        return [elements.badge("not run"), *["–"] * 4]
+    facts = found.provenance
+    memory = facts.get("peak_memory_mb")
+    changed = " + local changes" if facts.get("dirty") else ""
+    versions = ", ".join(f"{name} {version}" for name, version in sorted((facts.get("versions") or {}).items()))
+    return [
+        status_label(slug, profile, found),
+        elements.stack(card.day(facts.get("date")), elements.inline(f"{found.commit}{changed}", "source")),
+        elements.stack(str(facts.get("device") or "–"), elements.inline(versions, "source")),
+        str(len(found.seeds)),
+        elements.stack(card.duration(facts.get("seconds")) or "–", f"{memory:.0f} MB" if memory else ""),
+    ]
+
+
+def status_label(slug: str, profile: str, found: press.Measured) -> Cell:
+    """Fresh, or what is wrong: the page's own state for quick, the age of the code for real and full."""
+    if found.earlier:
+        return elements.label("earlier code", "earlier")
+    if profile == "quick" and press.state(slug).kind != "fresh":
+        return elements.label(press.state(slug).kind, "stale")
+    return elements.label("fresh", "fresh")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("reading-log", ReadingLogDirective)
+    app.add_directive("parts", PartsDirective)
+    app.add_directive("status", StatusDirective)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}

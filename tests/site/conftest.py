@@ -1,0 +1,159 @@
+"""The built website, a server for it on this machine, and a headless Chromium that has seen every page once."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from book import chapters
+
+SITE = chapters.ROOT / "_build" / "html"
+NOT_BUILT = "the website is not built: make book, or python -m book build --draft"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+# 404.html is served by the host from any address, so its links start at the host's root and lead nowhere here.
+ELSEWHERE = {"404.html"}
+
+LOOK = """() => {
+  const article = document.querySelector('article') || document.body;
+  const text = article.cloneNode(true);
+  text.querySelectorAll('pre, code, script, style, mjx-container').forEach(e => e.remove());
+  const math = [...document.querySelectorAll('span.math, div.math')];
+  return {
+    equations: math.length,
+    unrendered: math.filter(e => !e.querySelector('mjx-container')).map(e => e.textContent.trim().slice(0, 80)),
+    broken: [...document.querySelectorAll('mjx-merror, [data-mjx-error], g[data-mml-node="merror"]')]
+      .map(e => e.getAttribute('data-mjx-error') || e.textContent.slice(0, 80)),
+    raw: (text.textContent.match(/\\$\\$|\\\\\\(|\\\\\\[|\\\\begin\\{/g) || []),
+    images: [...document.images].map(e => ({
+      source: e.getAttribute('src'), width: e.naturalWidth, alt: e.getAttribute('alt'), article: article.contains(e),
+    })),
+  };
+}"""
+
+# Images may wait to be loaded until they come into view.
+LOAD_IMAGES = """() => Promise.all([...document.images].map(image => {
+  image.loading = 'eager';
+  return image.decode().catch(() => 0);
+}))"""
+
+# What sticks out of the article on a phone, unless it stands in something that scrolls by itself.
+STICKS_OUT = """() => {
+  const width = document.documentElement.clientWidth;
+  const inside = e => {
+    for (let a = e.parentElement; a; a = a.parentElement) if (getComputedStyle(a).overflowX !== 'visible') return true;
+    return false;
+  };
+  return {
+    page: document.documentElement.scrollWidth - width,
+    parts: [...document.querySelectorAll('article *')]
+      .filter(e => e.getBoundingClientRect().right > width + 1 && e.getBoundingClientRect().width > 0 && !inside(e))
+      .map(e => e.outerHTML.slice(0, 120)),
+  };
+}"""
+
+
+def html_pages() -> list[str]:
+    """Every page of the site, as an address from its root."""
+    pages = (p.relative_to(SITE) for p in SITE.rglob("*.html"))
+    return sorted(str(p) for p in pages if p.name not in ELSEWHERE and p.parts[0] not in ("_static", "_sources"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per page; a single one, to be skipped or to fail, where there is no site."""
+    if "page" in metafunc.fixturenames:
+        metafunc.parametrize("page", html_pages() or [""])
+
+
+@pytest.fixture(scope="session")
+def site() -> Path:
+    """Root of the built site. Skips without one; in CI, where it must be there, fails."""
+    if not (SITE / "index.html").is_file():
+        if os.environ.get("CI"):
+            pytest.fail(NOT_BUILT)
+        pytest.skip(NOT_BUILT)
+    return SITE
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A file server that does not log."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def address(site: Path) -> Iterator[str]:
+    """Where the site is served; the port is whatever is free."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, or whichever is on the path."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("Chromium is not installed: apt-get install chromium")
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@dataclass
+class Visit:
+    """What happened, and what stood there, when a page was loaded."""
+
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    seen: dict[str, Any] = field(default_factory=dict)
+    phone: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="session")
+def wait_for_math() -> Callable[[Any], None]:
+    """Wait until MathJax has typeset a page; not at all where the page has no MathJax."""
+    script = "async () => { if (window.MathJax?.startup?.promise) await MathJax.startup.promise }"
+    return lambda tab: tab.evaluate(script)
+
+
+@pytest.fixture(scope="session")
+def visit(address: str, browser: Any, wait_for_math: Callable[[Any], None]) -> Callable[[str], Visit]:
+    """Load a page and look at it, once per session: at desktop width, then narrowed to a phone's."""
+
+    @functools.cache
+    def look(page: str) -> Visit:
+        found = Visit()
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.on("console", lambda m: found.errors.append(m.text) if m.type == "error" else None)
+        tab.on("pageerror", lambda e: found.errors.append(str(e)))
+        tab.on("request", lambda r: found.requests.append(r.url))
+        tab.on("requestfailed", lambda r: found.failed.append(r.url))
+        tab.on("response", lambda r: found.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        tab.goto(address + page, wait_until="load")
+        tab.wait_for_load_state("networkidle")
+        wait_for_math(tab)
+        tab.evaluate(LOAD_IMAGES)
+        found.seen = tab.evaluate(LOOK)
+        tab.set_viewport_size({"width": 390, "height": 844})
+        found.phone = tab.evaluate(STICKS_OUT)
+        tab.close()
+        return found
+
+    return look

@@ -4,7 +4,7 @@ This module needs neither torch nor a notebook. A chapter makes one :class:`Run`
 and publishes it once; whoever executes the chapter finds the numbers in the executed notebook, as an
 output of type :data:`MIME`.
 
-Statistics are the plain ones: mean over seeds and a 95 % interval from Student's t. Two methods are
+Statistics are the plain ones: mean over seeds and a 95% interval from Student's t. Two methods are
 compared seed by seed (same split, same client draws), so the interval is that of the paired difference.
 """
 
@@ -158,7 +158,7 @@ class Run:
         return paired(self.metrics[metric], self.metrics[against])
 
     def interval(self, metric: str, against: str | None = None) -> Interval:
-        """Mean and 95 % interval over the seeds of a metric, or of its paired difference to another metric."""
+        """Mean and 95% interval over the seeds of a metric, or of its paired difference to another metric."""
         return interval(self.values(metric, against))
 
     def table(self, metrics: Iterable[str] | None = None, digits: int = 3) -> str:
@@ -218,7 +218,7 @@ class Run:
             s = self.interval(name)
             span = f"{s.low:.4g} to {s.high:.4g}" if s.n > 1 else "one seed"
             body.append(f"<tr><td><code>{name}</code></td><td>{s.mean:.4g}</td><td>{span}</td><td>{s.n}</td></tr>")
-        head = "<tr><th>metric</th><th>mean</th><th>95 % interval</th><th>seeds</th></tr>"
+        head = "<tr><th>metric</th><th>mean</th><th>95% interval</th><th>seeds</th></tr>"
         return f'<table class="run-metrics"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
 
 

@@ -33,7 +33,7 @@ def curves(
     histories: method -> the histories of its seeds, as a sequence or keyed by seed; rows without the column
     are skipped, and rounds that not all seeds have are left out.
     y: a column's name, or a function from row to number.
-    spread: "band" shades the mean's 95 % interval over seeds (from two seeds on), "seeds" draws each seed as
+    spread: "band" shades the mean's 95% interval over seeds (from two seeds on), "seeds" draws each seed as
     a thin line.
     percent: show shares as percentages. labels: name each line at its end. log: logarithmic y axis.
     Raises ValueError when a method has no value.

@@ -22,7 +22,7 @@ def bars(
     start: float = 0.0,
     text: str | None = None,
 ) -> Axes:
-    """Horizontal bars of means, first name on top, with one dot per seed and the mean's 95 % interval.
+    """Horizontal bars of means, first name on top, with one dot per seed and the mean's 95% interval.
 
     values: name -> one value per seed, as a sequence or keyed by seed.
     reference: a vertical line to compare with. start: where bars and axis begin. text: format of the printed

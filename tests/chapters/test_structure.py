@@ -1,0 +1,160 @@
+"""Every chapter keeps the contract: card, sections, parameters, equations with code and tests, evidence, golden."""
+
+import re
+
+import jupytext
+import pytest
+
+from book import cards, chapters, golden, reference
+
+SECTIONS = [
+    "In short",
+    "What the note asks",
+    "Method",
+    "Experiment",
+    "Claims",
+    "On real data, and at the paper's scale",
+    "Deviations",
+    "Try it",
+    "References",
+]
+SLUGS = chapters.slugs()
+WRITTEN = [slug for slug in SLUGS if not cards.load(slug).draft]
+
+chapter = pytest.mark.parametrize("slug", SLUGS)
+written = pytest.mark.parametrize("slug", WRITTEN)
+
+
+def text_of(slug):
+    return chapters.chapter_path(slug).read_text(encoding="utf-8")
+
+
+def section(slug, title):
+    parts = re.split(r"^## (.+)$", text_of(slug), flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))[title]
+
+
+def prose(text):
+    """The text without code cells and other fenced blocks."""
+    return re.sub(r"^(`{3,}|~{3,}).*?^\1`*$", "", text, flags=re.M | re.S)
+
+
+def code_cells(slug):
+    return chapters.code_cells(chapters.read(slug))
+
+
+def test_the_four_first_chapters_are_written():
+    assert {"fedavg", "gradient-dropping", "feddf", "fedntd"} <= set(WRITTEN)
+
+
+@chapter
+def test_sections_stand_in_order(slug):
+    assert re.findall(r"^## (.+)$", text_of(slug), flags=re.M) == SECTIONS
+
+
+@chapter
+def test_source_is_as_jupytext_writes_it(slug):
+    text = text_of(slug)
+    assert not list(chapters.chapter_path(slug).parent.glob("*.ipynb"))
+    again = jupytext.writes(jupytext.reads(text, fmt="md:myst"), fmt="md:myst")
+    assert text.split("---\n", 2)[2] == again.split("---\n", 2)[2]
+
+
+@chapter
+def test_card_agrees_with_the_register(slug):
+    card = cards.load(slug)
+    by_slug = {entry.slug: entry for entry in cards.entries()}
+    if card.entry is None:
+        assert slug not in by_slug
+        return
+    assert card.entry == by_slug[slug].number
+    assert by_slug[slug].noted in card.noted
+    assert card.part == by_slug[slug].part
+
+
+@chapter
+def test_parameters_are_declared_first(slug):
+    first = code_cells(slug)[0]
+    assert "parameters" in chapters.tags(first)
+    values = {}
+    exec(first.source, values)
+    assert values["profile"] == "quick"
+    assert values["seed"] == 0
+    assert values["device"] == "auto"
+    assert "seeds" in values
+
+
+@chapter
+def test_the_last_cell_publishes_and_one_cell_guards_the_golden(slug):
+    cells = code_cells(slug)
+    assert "run.publish()" in cells[-1].source
+    assert any("nbval-check-output" in chapters.tags(cell) for cell in cells)
+
+
+@chapter
+def test_directives_of_the_contract_are_there(slug):
+    assert "```{card}" in text_of(slug).split("## In short")[0]
+    assert "```{claims}" in section(slug, "Claims")
+    at_scale = section(slug, "On real data, and at the paper's scale")
+    assert "```{evidence} real" in at_scale
+    assert "```{evidence} full" in at_scale
+    assert "make run P=" + slug in section(slug, "Try it")
+
+
+@written
+def test_there_is_a_chinese_summary(slug):
+    folded = re.search(r"```\{dropdown\} 中文\n(.+?)```", section(slug, "In short"), flags=re.S)
+    assert folded
+    assert len(re.findall(r"[\u4e00-\u9fff]", folded.group(1))) > 100
+
+
+@written
+def test_every_equation_of_the_method_is_numbered_and_code_is_linked_to_tests(slug):
+    method = section(slug, "Method")
+    shown = [line[2:] for line in method.splitlines() if line.startswith("$$")][1::2]  # what follows each closing $$
+    assert shown
+    assert all(re.fullmatch(rf" \({slug}-[a-z0-9-]+\)", label) for label in shown)
+    blocks = re.findall(r"```\{code-of\} (\S+)\n(.*?)```", method, flags=re.S)
+    assert blocks
+    assert all(":test:" in options for _, options in blocks), [
+        name for name, options in blocks if ":test:" not in options
+    ]
+
+
+@written
+def test_prose_quotes_the_run_and_no_key_of_another_chapter(slug):
+    keys = re.findall(r"\{glue:\w+\}`([^`]+)`", text_of(slug))
+    assert keys
+    assert [key for key in keys if not key.startswith(f"{slug}-")] == []
+
+
+@written
+def test_in_short_types_no_result(slug):
+    """Percentages and points in the summary come from the run; only equations and cited numbers hold digits."""
+    short = re.sub(r"\$[^$]*\$|\{[^}]+\}`[^`]*`", "", prose(section(slug, "In short").split("```")[0]))
+    assert not re.findall(r"\d+(?:\.\d+)?\s?(?:%|points|times)", short)
+
+
+@written
+def test_quick_and_real_evidence_are_committed_and_judged_as_the_card_says(slug):
+    card = cards.load(slug)
+    for profile in ("quick", "real"):
+        evidence = reference.committed(slug, profile)
+        assert evidence, f"{slug} has no {profile} evidence"
+        assert len(evidence["seeds"]) >= 3
+        wanted = [claim for claim in card.claims if profile in claim.profiles]
+        assert set(evidence["claims"]) == {claim.id for claim in wanted}
+        for claim in wanted:
+            assert evidence["claims"][claim.id]["verdict"] == reference.judge(claim, evidence["metrics"]).verdict
+
+
+@written
+def test_golden_is_executed_tagged_and_of_this_chapter(slug):
+    assert golden.problems(slug) == []
+
+
+@written
+def test_every_claim_names_where_the_paper_makes_it(slug):
+    for claim in cards.load(slug).claims:
+        assert claim.source
+        assert claim.statement.endswith(".")

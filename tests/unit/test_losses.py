@@ -1,0 +1,108 @@
+"""Distillation and proximal losses: closed forms, limits, gradients, errors; not-true distillation: test_fedntd.py."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from fedlib import losses
+
+CASES = settings(deadline=None, max_examples=30)
+
+
+def draw(seed, batch=6, classes=5):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(2, batch, classes, generator=g, dtype=torch.float64).unbind()
+
+
+def gradient(loss, leaf):
+    leaf = leaf.clone().requires_grad_()
+    return torch.autograd.grad(loss(leaf), leaf)[0]
+
+
+@CASES
+@given(st.integers(0, 10**6), st.sampled_from([0.5, 1.0, 4.0, 20.0]))
+def test_kd_is_torchs_divergence_times_squared_temperature(seed, t):
+    z, zg = draw(seed)
+    expected = t**2 * F.kl_div((z / t).log_softmax(1), (zg / t).softmax(1), reduction="batchmean")
+    assert float(losses.kd(z, zg, t)) == pytest.approx(float(expected), abs=1e-11)
+
+
+@CASES
+@given(st.integers(0, 10**6))
+def test_kl_from_the_definition_teacher_first(seed):
+    z, zg = draw(seed)
+    q, p = z.softmax(1), zg.softmax(1)
+    assert float(losses.kl(zg, z)) == pytest.approx(float((p * (p / q).log()).sum(1).mean()), abs=1e-12)
+    assert float(losses.kl(zg, z)) >= 0
+    assert float(losses.kl(z, z + 5.0)) == pytest.approx(0, abs=1e-14)
+
+
+@CASES
+@given(st.integers(0, 10**6), st.sampled_from([1.0, 3.0]))
+def test_kd_gradient_is_temperature_times_the_difference_of_predictions(seed, t):
+    z, zg = draw(seed)
+    found = gradient(lambda s: losses.kd(s, zg, t), z)
+    torch.testing.assert_close(found, t * ((z / t).softmax(1) - (zg / t).softmax(1)) / len(z), rtol=0, atol=1e-14)
+
+
+def test_at_high_temperature_kd_is_matching_centred_logits():
+    """Hinton et al. 2015, section 2.1: the gradient tends to (z - v) / C, both centred, and does not shrink with T."""
+    z, zg = draw(0)
+    limit = ((z - z.mean(1, keepdim=True)) - (zg - zg.mean(1, keepdim=True))) / z.shape[1] / len(z)
+    gaps = [float((gradient(lambda s, t=t: losses.kd(s, zg, t), z) - limit).abs().max()) for t in (10, 100, 1000)]
+    assert gaps[0] > 5 * gaps[1] > 25 * gaps[2]  # the error falls like 1 / T
+    assert gaps[2] < 2e-3 * float(limit.abs().max())
+    unscaled = gradient(lambda s: losses.kd(s, zg, 1000.0) / 1000.0**2, z)
+    assert float(unscaled.abs().max()) < 1e-5 * float(limit.abs().max())  # without T^2 there is nothing left
+
+
+def test_kd_stays_finite_for_extreme_logits():
+    z = torch.tensor([[1e4, -1e4, 0.0]], dtype=torch.float64)
+    assert bool(torch.isfinite(losses.kd(z, -z, 1.0)))
+    assert bool(torch.isfinite(gradient(lambda s: losses.kd(s, -z, 1.0), z)).all())
+
+
+def test_no_gradient_flows_to_the_teacher():
+    z, zg = (v.clone().requires_grad_() for v in draw(1))
+    losses.kd(z, zg, 2.0).backward()
+    assert zg.grad is None
+    assert z.grad is not None
+
+
+@pytest.mark.parametrize("t", [0, -1.0, float("nan")])
+def test_temperature_must_be_positive(t):
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        losses.kd(*draw(0), t)
+
+
+@CASES
+@given(st.integers(0, 10**6), st.floats(0, 10))
+def test_proximal_gradient_is_mu_times_the_distance(seed, mu):
+    w, anchor = draw(seed)
+    found = gradient(lambda v: losses.proximal({"w": v}, {"w": anchor, "more": anchor}, mu), w)
+    torch.testing.assert_close(found, mu * (w - anchor), rtol=0, atol=1e-12)
+    step = 1e-5
+    bump = torch.zeros_like(w)
+    bump[2, 3] = step
+    ends = [float(losses.proximal({"w": w + sign * bump}, {"w": anchor}, mu)) for sign in (1, -1)]
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(found[2, 3]), abs=1e-5)
+
+
+def test_proximal_value_sums_over_entries_and_is_squared():
+    params = {"a": torch.tensor([3.0]), "b": torch.tensor([0.0, 4.0])}
+    zeros = {n: torch.zeros_like(t) for n, t in params.items()}
+    assert float(losses.proximal(params, zeros, 2.0)) == 25.0  # not 2/2 * 5, the unsquared norm
+    assert float(losses.proximal(params, params, 2.0)) == 0
+
+
+def test_proximal_anchor_is_fixed():
+    w, anchor = (v.clone().requires_grad_() for v in draw(2))
+    losses.proximal({"w": w}, {"w": anchor}, 1.0).backward()
+    assert anchor.grad is None
+
+
+def test_mu_must_not_be_negative():
+    with pytest.raises(ValueError, match="mu must not be negative, got -1"):
+        losses.proximal({}, {}, -1)

@@ -11,6 +11,17 @@ from book.errors import PressError, nearest
 
 ROOT = Path(os.environ.get("FEDBOOK_ROOT") or Path(__file__).parents[1]).resolve()
 PROFILES = ("smoke", "quick", "real", "full")
+SECTIONS = [
+    "In short",
+    "What the note asks",
+    "Method",
+    "Experiment",
+    "Claims",
+    "On real data, and at the paper's scale",
+    "Deviations",
+    "Try it",
+    "References",
+]  # of every chapter, in this order
 
 
 def use_root(path: Path) -> None:

@@ -7,23 +7,11 @@ import yaml
 from book import cards, chapters, scaffold
 from book.errors import PressError
 
-SECTIONS = [
-    "In short",
-    "What the note asks",
-    "Method",
-    "Experiment",
-    "Claims",
-    "On real data, and at the paper's scale",
-    "Deviations",
-    "Try it",
-    "References",
-]
-
 
 def test_the_draft_has_every_section_and_a_card(tree):
     assert tree.press("new", "new-method")[0] == 0
     text = chapters.chapter_path("new-method").read_text()
-    assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == SECTIONS
+    assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == chapters.SECTIONS
     assert "{card}" in text
     assert "{dropdown} 中文" in text
     assert cards.load("new-method").draft

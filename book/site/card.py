@@ -93,12 +93,17 @@ def provenance(facts: dict[str, Any]) -> str:
     parts = [
         day(facts.get("date")),
         f"commit {commit}" + (" with local changes" if facts.get("dirty") else "") if commit else "",
-        str(facts.get("device") or ""),
+        device(facts),
         versions,
         duration(facts.get("seconds")),
         f"{facts['peak_memory_mb']:.0f} MB" if facts.get("peak_memory_mb") else "",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def device(facts: dict[str, Any]) -> str:
+    """What a run computed on, as the run itself described it."""
+    return str(facts.get("device") or "").replace("1 threads", "1 thread")
 
 
 def day(date: Any) -> str:

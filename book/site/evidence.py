@@ -48,8 +48,10 @@ def unit_of(slug: str, metric: str) -> str:
     for claim in press.card(slug).claims:
         if metric in (claim.metric, claim.against):
             return claim.unit
-    family = metric.split("/")[0]
-    return next((unit for unit in ("accuracy", "bytes") if unit in family), "")
+    family = metric.split("/")[0].split("-")
+    if "accuracy" in family:
+        return "accuracy"
+    return "bytes" if family[-1] == "bytes" else ""  # bytes-ratio/... is a ratio
 
 
 def metric_row(name: str, metric: dict[str, Any], unit: str) -> list[elements.Cell]:

@@ -90,7 +90,7 @@ def status_cells(slug: str, profile: str) -> list[Cell]:
     return [
         status_label(slug, profile, found),
         elements.stack(card.day(facts.get("date")), elements.inline(f"{found.commit}{changed}", "source")),
-        elements.stack(str(facts.get("device") or "–"), elements.inline(versions, "source")),
+        elements.stack(card.device(facts) or "–", elements.inline(versions, "source")),
         str(len(found.seeds)),
         elements.stack(card.duration(facts.get("seconds")) or "–", f"{memory:.0f} MB" if memory else ""),
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from book.site import elements, source
+from book.site import elements, evidence, source
 
 
 @pytest.mark.parametrize("verdict", list(elements.SIGNS))
@@ -60,6 +60,16 @@ def test_every_verdict_and_label_has_enough_contrast_in_both_modes():
             ratio = contrast(colours[name], colours[f"{name}-back"])
             assert ratio >= 4.5, f"{mode}: {name} has contrast {ratio:.2f}, WCAG AA wants 4.5"
         assert contrast(colours["quiet"], colours["panel"]) >= 4.5
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [("accuracy/a", "accuracy"), ("client-accuracy/a", "accuracy"), ("accuracy-iid/a", "accuracy")]
+    + [("bytes/up", "bytes"), ("bytes-ratio/a", ""), ("kept-ratio/a", "")],
+)
+def test_a_metric_without_a_claim_has_the_unit_that_its_name_says(metric, unit, monkeypatch):
+    monkeypatch.setattr(evidence.press, "card", lambda slug: type("Card", (), {"claims": []}))
+    assert evidence.unit_of("any", metric) == unit
 
 
 def contrast(one: str, other: str) -> float:

@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book test run serve lab real full check lint types format site-test clean distclean
+.PHONY: help setup book test run serve lab real full check bench lint types format site-test clean distclean
 
 help:
 	@echo "make book        execute every chapter that is stale (profile quick), build the website"
@@ -38,6 +38,7 @@ help:
 	@echo "make check       compare the last quick runs with the committed evidence"
 	@echo "make lint        style of code and workflows;  make types: static types;  make format: mend the style"
 	@echo "make site-test   only the tests of the website, in a headless Chromium"
+	@echo "make bench       how long a round takes: fedlib against its peers (12 minutes; nothing else should run)"
 	@echo "make clean       remove caches and the website; ARGS=--all removes executed chapters, too"
 	@echo "make distclean   the same, and .venv"
 	@echo
@@ -87,6 +88,9 @@ serve: setup
 check: setup
 	@$(PY) -m book check $(ARGS)
 
+bench: setup
+	@$(PY) -m benchmarks run $(ARGS)
+
 # JUPYTER_CONFIG_PATH adds .jupyter of this folder to the user's own settings, and changes nothing there.
 lab: setup
 	@JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" $(VENV)/bin/jupyter-lab --notebook-dir=. $(ARGS)
@@ -118,7 +122,7 @@ format: setup
 # The press keeps executed chapters and partial results unless told --all: they may be hours of work.
 clean:
 	@rm -rf build fedlib.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find book fedlib papers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find benchmarks book fedlib papers tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	@if test -x $(PY); then $(PY) -m book clean $(ARGS); fi
 
 distclean: clean

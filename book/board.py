@@ -23,7 +23,7 @@ class Board:
     def __init__(self, jobs: list[Job], console: Console):
         self.jobs, self.console = jobs, console
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self.told: set[tuple[str, str]] = set()
+        self.told: set[tuple[str, str, str]] = set()
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -45,8 +45,8 @@ class Board:
                 self._say(job, f"{job.status}{took(job)}{f'  {job.message}' if job.message else ''}")
 
     def _say(self, job: Job, text: str) -> None:
-        if (job.slug, text) not in self.told:
-            self.told.add((job.slug, text))
+        if (job.slug, job.stem, text) not in self.told:
+            self.told.add((job.slug, job.stem, text))
             self.console.print(f"{job.slug}  {job.stem}  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def _table(self) -> Table:
@@ -54,9 +54,9 @@ class Board:
         for job in self.jobs:
             if job.status == "running":
                 elapsed = f"{time.monotonic() - job.since:.0f} s of about {job.expected:.0f}"
-                table.add_row(job.slug, "[cyan]running[/]", elapsed, escape(job.progress()))
+                table.add_row(job.slug, escape(job.title), "[cyan]running[/]", elapsed, escape(job.progress()))
             elif job.status != "fresh":
-                table.add_row(job.slug, styled(job.status), took(job), escape(job.message))
+                table.add_row(job.slug, escape(job.title), styled(job.status), took(job), escape(job.message))
         return table
 
 
@@ -85,9 +85,8 @@ def report(jobs: list[Job], console: Console) -> None:
     table = Table("chapter", "run", "status", "seconds", "peak MB", box=None, padding=(0, 2, 0, 0))
     for job in jobs:
         seconds = "" if job.seconds is None else f"{job.seconds:.1f}"
-        table.add_row(
-            job.slug, job.stem, styled(job.status), seconds, "" if job.memory is None else f"{job.memory:.0f}"
-        )
+        memory = "" if job.memory is None else f"{job.memory:.0f}"
+        table.add_row(job.slug, escape(job.title), styled(job.status), seconds, memory)
     console.print(table)
     for job in jobs:
         notebook = chapters.executed_path(job.slug, job.stem)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from book import board, chapters, locking, runner
+from book import board, chapters, cluster, locking, runner
 from book import jobs as plans
 from book.errors import PressError
 
@@ -39,27 +39,35 @@ def _root(root: Annotated[Path | None, typer.Option(hidden=True, help="Tree to w
 def run(
     slugs: Slugs = None,
     profile: Profile = "quick",
-    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="Other parameter.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME=VALUE", help="Other parameter; several values of one name: a run for each."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Chapters at once [default: cores; 1 at real and full].")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run what is fresh, too, from the beginning.")] = False,
-    on: Annotated[str | None, typer.Option(help="'ray': spread the chapters over a Ray cluster.")] = None,
+    on: Annotated[str | None, typer.Option(help="'ray': spread the runs over a Ray cluster.")] = None,
+    parts: Annotated[int, typer.Option(min=1, help="With --on ray: tasks that share a chapter's seeds.")] = 1,
 ) -> None:
     """Execute chapters; what is fresh is skipped, what was interrupted goes on where it stopped."""
     if on not in (None, "ray"):
         raise PressError(f"--on {on}: only 'ray' is known; leave it out to run on this machine")
+    if on is None and parts > 1:
+        raise PressError("--parts shares seeds out over a cluster: add --on ray, or leave it out")
+    if on == "ray" and jobs is not None:
+        raise PressError("--jobs is for this machine; with --on ray the cluster's free CPUs and GPUs decide")
     started = time.monotonic()
     planned = plans.plan(slugs or [], profile, parameter or [], seeds, force=force)
-    if on == "ray":
-        good = runner.run_on_ray(planned, console)
-    else:
-        try:
+    try:
+        if on == "ray":
+            good = cluster.run_on_ray(planned, console, parts)
+        else:
             good = runner.run_all(planned, jobs or plans.default_jobs(profile, len(planned)), console)
-        except KeyboardInterrupt:
-            console.print("stopped; what was finished is kept, and the same call goes on from here")
-            raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        console.print("stopped; what was finished is kept, and the same call goes on from here")
+        raise typer.Exit(130) from None
     board.report(planned, console)
     console.print(board.summary(planned, started), highlight=False)
     if not good:

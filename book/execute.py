@@ -27,6 +27,9 @@ FAILED = 1  # exit status: the chapter raised, and the record says what
 STOPPED = 2  # exit status: told to stop before the end
 UNABLE = 3  # exit status: the press itself could not work; the last line of output says why
 EVIDENCE = "application/vnd.fedlib.evidence+json"
+# Between the choice of a kernel's ports and their use, another program may take one. The kernel then dies before it has
+# run anything, and a new one is as good.
+_STILLBORN, STARTS = "died before replying to kernel_info", 3
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -39,12 +42,29 @@ def resume_folder(slug: str, stem: str) -> Path:
     return chapters.build_folder() / "resume" / slug / stem
 
 
-def run_chapter(slug: str, profile: str, overrides: dict[str, Any], *, force: bool = False) -> records.Record:
+def kept_folder(slug: str, stem: str, everything: dict[str, Any]) -> Path:
+    """Where a run finds what was computed before it. A killed run has not said which modules it needs: what it kept
+    counts only while nothing in fedlib changes, hence ``everything`` that a run may depend on.
+    """
+    return resume_folder(slug, stem) / freshness.digest(everything)
+
+
+def run_chapter(
+    slug: str,
+    profile: str,
+    overrides: dict[str, Any],
+    *,
+    force: bool = False,
+    part: tuple[int, int] | None = None,
+    merged: bool = False,
+) -> records.Record:
     """Run a chapter unless a fresh run is there, and return its record. Raises PressError when nothing can be written.
 
     Waits when another press is at the same chapter and profile, says so on standard output, and takes over its result.
+    With ``part`` it has a share of its seeds only, and its record holds what was computed for them; ``merged`` says
+    that such results have been put in place for this run (``force`` then leaves them there).
     """
-    stem = parameters.stem(profile, overrides)
+    stem = parameters.stem(profile, overrides, part)
     progress = progress_path(slug, stem)
     with locking.hold(f"{slug}-{stem}", f"run {slug} {stem}", lambda text: print(text, flush=True)):
         files.write(progress, "starting\n")
@@ -53,32 +73,34 @@ def run_chapter(slug: str, profile: str, overrides: dict[str, Any], *, force: bo
         if record and not force and freshness.state(slug, stem) == "fresh":
             return record
         try:
-            return _run(slug, profile, overrides, force=force)
+            return _run(slug, profile, overrides, part, anew=force and not merged)
         finally:
             with suppress(OSError):
                 progress.unlink(missing_ok=True)
 
 
-def _run(slug: str, profile: str, overrides: dict[str, Any], *, force: bool) -> records.Record:
-    stem = parameters.stem(profile, overrides)
+def _run(
+    slug: str, profile: str, overrides: dict[str, Any], part: tuple[int, int] | None, *, anew: bool
+) -> records.Record:
+    stem = parameters.stem(profile, overrides, part)
     target = chapters.executed_path(slug, stem)
     files.make_folder(target.parent)
     files.remove_parts(target.parent, stem)
     notebook, sources = chapters.read(slug), freshness.Sources.take(slug)
     given = {"profile": profile, **overrides}
     everything = sources.dependencies(given)
-    resume = resume_folder(slug, stem)
-    if force:
-        shutil.rmtree(resume, ignore_errors=True)
-    # A killed run has not said which modules it needs: what it kept counts only while nothing in fedlib changes.
-    os.environ["FEDLIB_RESUME"] = str(files.make_folder(resume / freshness.digest(everything)))
+    if anew:
+        shutil.rmtree(resume_folder(slug, stem), ignore_errors=True)
+    kept = files.make_folder(kept_folder(slug, stem, everything))
+    os.environ["FEDLIB_RESUME"] = str(kept)
     os.environ["FEDLIB_PROGRESS"] = str(progress_path(slug, stem))
+    os.environ["FEDLIB_PART"] = f"{part[0]}/{part[1]}" if part else ""
     commit, dirty = records.commit(slug)
     started, clock = dt.datetime.now(dt.UTC), time.perf_counter()
     executed, error = _execute(notebook, given, target)
+    idle = part is not None and error is not None and error["type"] == "NothingToDo"  # there are fewer seeds than parts
     evidence = _evidence(executed) if error is None else None
-    if error is None:
-        error = _fault(evidence, profile)
+    error = None if idle else error or _fault(evidence, profile)
     record: records.Record = {
         "slug": slug,
         "profile": profile,
@@ -99,6 +121,8 @@ def _run(slug: str, profile: str, overrides: dict[str, Any], *, force: bool) -> 
         record["packs"] = freshness.packs(list(evidence["data"]))
     else:
         record["dependencies"], record["packs"] = everything, {}
+    if part is not None:
+        record["kept"] = {path.name: path.read_text(encoding="utf-8") for path in sorted(kept.glob("*.json"))}
     record["hash"] = freshness.digest(record["dependencies"])
     record["peak_memory_mb"] = max(_peak_memory_mb(), (evidence or {}).get("peak_memory_mb", 0.0))
     _store(record, executed, slug, stem)
@@ -129,13 +153,27 @@ def _store(record: records.Record, executed: Any, slug: str, stem: str) -> None:
 
 def _execute(notebook: Any, given: dict[str, Any], target: Path) -> tuple[Any, dict[str, str] | None]:
     """The executed notebook, and what went wrong in it."""
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, not one in the home folder
     import nbformat
+
+    beside = target.with_name(f".{target.stem}.{os.getpid()}.part.ipynb")
+    for _ in range(STARTS):
+        error = _papermill(notebook, given, target, beside)
+        if error is None or _STILLBORN not in error["message"]:
+            break
+    try:
+        executed = nbformat.read(beside, as_version=4) if beside.exists() else notebook
+        beside.unlink(missing_ok=True)
+    except OSError as fault:
+        cannot("read", beside, fault)
+    return _tidy(executed), error
+
+
+def _papermill(notebook: Any, given: dict[str, Any], target: Path, beside: Path) -> dict[str, str] | None:
+    """Execute into the file ``beside``; returns what went wrong."""
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, not one in the home folder
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    beside = target.with_name(f".{target.stem}.{os.getpid()}.part.ipynb")
-    error = None
     try:
         papermill.execute_notebook(
             notebook,
@@ -148,20 +186,15 @@ def _execute(notebook: Any, given: dict[str, Any], target: Path) -> tuple[Any, d
         )
     except PapermillExecutionError as fault:
         trace = _COLOURS.sub("", "\n".join(fault.traceback or []))
-        error = {"type": str(fault.ename), "message": str(fault.evalue), "traceback": trace}
+        return {"type": str(fault.ename), "message": str(fault.evalue), "traceback": trace}
     except OSError as fault:
         beside.unlink(missing_ok=True)
         cannot("write", beside, fault)
     except Exception as fault:  # the kernel died, or never answered
         hint = "; it may have been killed for want of memory" if "died" in str(fault).lower() else ""
         message = f"{str(fault) or 'the kernel stopped'}{hint}"
-        error = {"type": type(fault).__name__, "message": message, "traceback": traceback.format_exc()}
-    try:
-        executed = nbformat.read(beside, as_version=4) if beside.exists() else notebook
-        beside.unlink(missing_ok=True)
-    except OSError as fault:
-        cannot("read", beside, fault)
-    return _tidy(executed), error
+        return {"type": type(fault).__name__, "message": message, "traceback": traceback.format_exc()}
+    return None
 
 
 def _tidy(notebook: Any) -> Any:
@@ -225,12 +258,13 @@ def _leave_when_told(target: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Arguments: one JSON object {slug, profile, overrides, force}. Returns the exit status."""
+    """Arguments: one JSON object, see `Job.order`. Returns the exit status."""
     order = json.loads(arguments[0])
     target = chapters.executed_path(order["slug"], order["profile"])
     threading.Thread(target=_leave_when_told, args=(target,), daemon=True).start()
     try:
-        record = run_chapter(order["slug"], order["profile"], order["overrides"], force=order["force"])
+        options = {"force": order["force"], "part": order["part"] and tuple(order["part"]), "merged": order["merged"]}
+        record = run_chapter(order["slug"], order["profile"], order["overrides"], **options)
     except PressError as error:
         print(str(error).replace("\n", "; "), flush=True)  # the runner shows the last line
         return UNABLE

@@ -1,4 +1,7 @@
-"""What is to be run: checked in full before anything runs, and ordered; one job is one chapter at one profile."""
+"""What is to be run: checked in full before anything runs, and ordered.
+
+One job is one chapter at one profile with one set of parameters, and with all seeds or a share of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import collections
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,13 @@ from book.errors import PressError
 ONE_THREAD = ("smoke", "quick", "real")
 
 
+def _tail() -> collections.deque[str]:
+    return collections.deque(maxlen=200)
+
+
 @dataclass
 class Job:
-    """One chapter to be run, and, once it has been, what came of it."""
+    """One chapter to be run, and, once it has been, what came of it. ``part`` (2, 3): the second third of the seeds."""
 
     slug: str
     profile: str
@@ -28,6 +35,8 @@ class Job:
     expected: float  # seconds, by the card
     gpu: bool = False
     force: bool = False
+    part: tuple[int, int] | None = None
+    merged: bool = False  # what its parts have computed was put where the run looks for what is done already
     status: str = (
         "waiting"  # then running, and in the end ok, fresh, failed, error (the press could not run it) or stopped
     )
@@ -35,17 +44,28 @@ class Job:
     seconds: float | None = None
     memory: float | None = None
     since: float = 0.0
-    tail: collections.deque[str] = field(default_factory=lambda: collections.deque(maxlen=200))
+    tail: collections.deque[str] = field(default_factory=_tail)
 
     @property
     def stem(self) -> str:
-        return parameters.stem(self.profile, self.overrides)
+        return parameters.stem(self.profile, self.overrides, self.part)
+
+    @property
+    def title(self) -> str:
+        """The stem, with the parameters that it stands for."""
+        return " ".join([self.stem, *(f"{name}={value}" for name, value in sorted(self.overrides.items()))])
+
+    def split(self, count: int) -> list[Job]:
+        """The same with its seeds shared out: jobs whose results make this one short."""
+        return [
+            replace(self, part=(k, count), expected=self.expected / count, tail=_tail()) for k in range(1, count + 1)
+        ]
 
     @property
     def order(self) -> str:
         """What the child process is told."""
         asked = {"slug": self.slug, "profile": self.profile, "overrides": self.overrides, "force": self.force}
-        return json.dumps(asked)
+        return json.dumps(asked | {"part": self.part, "merged": self.merged})
 
     def progress(self) -> str:
         """The chapter's own line on how far it is, or whom it waits for."""
@@ -82,9 +102,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def threads(profile: str, jobs: int) -> int:
-    """Threads of one chapter, so that all that run at once do not want more than there are cores."""
-    share = 1 if profile in ONE_THREAD else max(1, cores() // jobs)
+def threads(profile: str, jobs: int, available: int | None = None) -> int:
+    """Threads of one chapter, so that all that run at once do not want more than there are cores (or ``available``)."""
+    share = 1 if profile in ONE_THREAD else max(1, (available or cores()) // jobs)
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(limit)) if limit.isdigit() and int(limit) > 0 else share
 
@@ -99,8 +119,9 @@ def plan(
 ) -> list[Job]:
     """Check everything that was asked for, before anything runs; the longest chapters come first.
 
-    No slug means all chapters that have the profile. Raises PressError for an unknown slug, profile or parameter, an
-    ill-typed value, or a card that is not right.
+    No slug means all chapters that have the profile; a parameter given several times means a run for each combination
+    of values. Raises PressError for an unknown slug, profile or parameter, an ill-typed value, or a card that is not
+    right.
     """
     chapters.require_profile(profile)
     for slug in slugs:
@@ -108,25 +129,36 @@ def plan(
     known = cards.all_cards(list(dict.fromkeys(slugs)) or None)
     if not known:
         raise PressError(f"there is no chapter in {chapters.ROOT / 'papers'}; `python -m book new <slug>` makes one")
-    jobs = []
+    jobs = {}
     for slug, card in known.items():
         if profile not in card.profiles:
             if slugs:
                 raise PressError(f"{chapters.card_path(slug)}: profiles: chapter {slug!r} has no profile {profile!r}")
             continue
-        needs, overrides = card.profiles[profile], parameters.check(slug, given, seeds)
-        jobs.append(Job(slug, profile, overrides, needs.seconds, needs.gpu, force))
-    return sorted(jobs, key=lambda j: (-j.expected, j.slug))
+        needs = card.profiles[profile]
+        for texts in parameters.grid(given):
+            job = Job(slug, profile, parameters.check(slug, texts, seeds), needs.seconds, needs.gpu, force)
+            jobs[slug, job.stem] = job  # 0.5 and 5e-1 are one
+    return sorted(jobs.values(), key=lambda j: (-j.expected, j.slug))
+
+
+# Not for a chapter: where the press or a notebook draws, and what a chapter that starts another press was told itself.
+UNWANTED = ("MPLBACKEND", "FEDLIB_RESUME", "FEDLIB_PROGRESS", "FEDLIB_PART")
+
+
+def settings(thread_count: int) -> dict[str, str]:
+    """What the environment of a chapter's process must say on every machine."""
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(thread_count))
+    return counts | {"PYTHONHASHSEED": "0"}
 
 
 def child_environment(thread_count: int) -> dict[str, str]:
     """Environment of a chapter's process and kernel."""
-    env = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "FEDLIB_RESUME", "FEDLIB_PROGRESS")}
+    env = {k: v for k, v in os.environ.items() if k not in UNWANTED}
     press = str(Path(__file__).parents[1])
     paths = [str(chapters.ROOT), press, *env.get("PYTHONPATH", "").split(os.pathsep)]
-    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(thread_count))
     search = os.pathsep.join(dict.fromkeys(p for p in paths if p))
-    return env | counts | {"PYTHONPATH": search, "PYTHONHASHSEED": "0", "FEDBOOK_ROOT": str(chapters.ROOT)}
+    return env | settings(thread_count) | {"PYTHONPATH": search, "FEDBOOK_ROOT": str(chapters.ROOT)}
 
 
 def pending(jobs: list[Job]) -> list[Job]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -127,8 +128,22 @@ def _value(parameter: Parameter, text: str, slug: str) -> Literal:
     )
 
 
-def stem(profile: str, overrides: dict[str, Literal]) -> str:
-    """Name of a run's files: the profile, followed by a digest of the parameters when they are not the defaults."""
-    if not overrides:
-        return profile
-    return f"{profile}-{hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:8]}"
+def stem(profile: str, overrides: dict[str, Literal], part: tuple[int, int] | None = None) -> str:
+    """Name of a run's files: the profile, then a digest of the parameters when they are not the defaults, then the
+    share of the seeds when it has not all of them.
+    """
+    name = profile
+    if overrides:
+        name += f"-{hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:8]}"
+    return name if part is None else f"{name}-{part[0]}of{part[1]}"
+
+
+def grid(given: list[str]) -> list[list[str]]:
+    """Every combination of the values that `-p name=value` gives: one list of texts for each, each name once.
+
+    A name that is given several times takes each of its values in turn: `-p a=1 -p a=2 -p b=3` are two runs.
+    """
+    values: dict[str, dict[str, None]] = {}
+    for text in given:
+        values.setdefault(text.partition("=")[0].strip(), {})[text] = None
+    return [list(texts) for texts in itertools.product(*values.values())]

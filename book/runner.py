@@ -1,4 +1,4 @@
-"""Run many chapters side by side: one process and one kernel each, here or spread over a Ray cluster."""
+"""Run many chapters side by side on this machine: one process and one kernel each."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
 from book import chapters
-from book.board import Board, took
-from book.errors import PressError
+from book.board import Board
 from book.jobs import Job, child_environment, pending, threads
 
 
@@ -76,9 +76,8 @@ def run_all(jobs: list[Job], at_once: int, console: Console) -> bool:
     at_once = max(1, min(at_once, len(queue)))
     board = Board(jobs, console)
     children: list[Child] = []
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with board.shown():
+        with stoppable(), board.shown():
             while queue or children:
                 while queue and len(children) < at_once:
                     job = queue.popleft()
@@ -87,43 +86,20 @@ def run_all(jobs: list[Job], at_once: int, console: Console) -> bool:
                 children = [child for child in children if not child.done()]
                 board.update()
     finally:
-        signal.signal(signal.SIGTERM, before)
         for child in children:
             child.stop()
     return all(job.status in ("ok", "fresh") for job in jobs)
 
 
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A polite kill of the press (SIGTERM) is taken like Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def run_on_ray(jobs: list[Job], console: Console) -> bool:
-    """Run every chapter as a Ray task, on machines that share this tree; True when nothing failed."""
-    try:
-        import ray
-    except ImportError:
-        raise PressError("--on ray needs Ray, which is not installed: pip install ray, or leave out --on ray") from None
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
-    tasks = {}
-    for job in pending(jobs):
-        count = threads(job.profile, 1)
-        task = ray.remote(num_cpus=count, num_gpus=float(job.gpu))(_ray_task)
-        tasks[task.remote(job.order, child_environment(count), str(chapters.ROOT))] = job
-    while tasks:
-        done, _ = ray.wait(list(tasks), num_returns=1)
-        job = tasks.pop(done[0])
-        status, output = ray.get(done[0])
-        job.tail.extend(output.splitlines())
-        job.finish(status)
-        console.print(f"{job.slug}  {job.stem}  {job.status}{took(job)}", highlight=False, markup=False)
-    return all(job.status in ("ok", "fresh") for job in jobs)
-
-
-def _ray_task(order: str, environment: dict[str, str], root: str) -> tuple[int, str]:
-    """The chapter's process on whatever machine this is; it leaves when its standard input closes."""
-    call = [sys.executable, "-m", "book.execute", order]
-    pipe, join = subprocess.PIPE, subprocess.STDOUT
-    with subprocess.Popen(call, stdin=pipe, stdout=pipe, stderr=join, cwd=root, env=environment, text=True) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
-        return process.wait(), output

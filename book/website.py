@@ -16,7 +16,7 @@ from pathlib import Path
 from book import chapters, files, freshness, jobs, locking
 from book.errors import PressError, cannot
 
-_SOURCES = ("papers", "book", "fedlib", "tests", "data")
+_SOURCES = ("papers", "book", "fedlib", "benchmarks", "tests", "data")
 _FILES = (
     "_config.yml",
     "_toc.yml",

@@ -97,13 +97,18 @@ def verdict(
     return "fails" if seen.high < sign * least else "inconclusive"
 
 
+class NothingToDo(Exception):
+    """There is no seed for this process: more processes than seeds share them out."""
+
+
 class Run:
     """The numbers of one execution of a chapter.
 
     ``profile`` names the scale (smoke, quick, real, full); ``seeds`` are the seeds that every metric is
     recorded for. When the environment variable FEDLIB_RESUME names a folder, results of :meth:`once` are
     kept there, so that a run that was killed goes on where it stopped; FEDLIB_PROGRESS names a file that
-    holds one line on how far the run is.
+    holds one line on how far the run is. FEDLIB_PART, such as ``2/3``, leaves only every third of the seeds, from the
+    second one: several processes share the seeds out. Raises NothingToDo when none is left.
     """
 
     def __init__(self, profile: str, seeds: Iterable[int]):
@@ -111,6 +116,11 @@ class Run:
         self.seeds = [int(s) for s in seeds]
         if not self.seeds:
             raise ValueError("a run needs at least one seed")
+        if part := os.environ.get("FEDLIB_PART"):
+            number, count = map(int, part.split("/"))
+            self.seeds = self.seeds[number - 1 :: count]
+            if not self.seeds:
+                raise NothingToDo(f"part {part} of the seeds is empty")
         self.metrics: dict[str, dict[str, float]] = {}
         self.glued: dict[str, str] = {}
         self._done = 0
@@ -119,22 +129,58 @@ class Run:
     def once(self, key: str, compute: Callable[[], T]) -> T:
         """Result of ``compute()`` for one (setting, seed), JSON-able; read back from disk where it is already kept."""
         progress(f"{self._done} done, {key}")
-        path = self._folder / f"{_safe(key)}.json" if self._folder else None
+        if (kept := self._kept(key)) is None:
+            start = time.perf_counter()
+            kept = self._keep(key, compute(), time.perf_counter() - start)
+        self._done += 1
+        return kept["result"]
+
+    def each(
+        self,
+        name: str,
+        compute: Callable[[list[int]], Sequence[T]],
+        seeds: Iterable[int] | None = None,
+        at_once: int | None = None,
+    ) -> dict[int, T]:
+        """Results of one setting by seed, JSON-able, for all seeds of the run or some of them.
+
+        ``compute(some)`` gives the results of some seeds in their order, and may train them side by side
+        (:func:`fedlib.federation.together`): of all that are not kept on disk, or of ``at_once`` at most. Each is kept
+        as :meth:`once` keeps ``name/seed``.
+        """
+        wanted = self.seeds if seeds is None else [int(s) for s in seeds]
+        found = {s: kept for s in wanted if (kept := self._kept(f"{name}/{s}")) is not None}
+        missing = [s for s in wanted if s not in found]
+        while missing:
+            some, missing = missing[:at_once], missing[at_once or len(missing) :]
+            progress(f"{self._done} done, {name}, seeds {', '.join(map(str, some))}")
+            start = time.perf_counter()
+            results = compute(some)
+            seconds = (time.perf_counter() - start) / len(some)
+            for s, result in zip(some, results, strict=True):
+                found[s] = self._keep(f"{name}/{s}", result, seconds)
+        self._done += len(wanted)
+        return {s: found[s]["result"] for s in wanted}
+
+    def _path(self, key: str) -> Path | None:
+        return self._folder / f"{_safe(key)}.json" if self._folder else None
+
+    def _kept(self, key: str) -> dict[str, Any] | None:
+        path = self._path(key)
         if path and path.exists():
             with suppress(ValueError):  # a damaged file is computed again
-                kept = json.loads(path.read_text())
-                self._done += 1
-                return kept["result"]
-        start = time.perf_counter()
+                return json.loads(path.read_text())
+        return None
+
+    def _keep(self, key: str, result: Any, seconds: float) -> dict[str, Any]:
         # The round trip makes a fresh result the same object that a resumed run would read (lists, string keys).
-        text = json.dumps({"key": key, "result": compute(), "seconds": round(time.perf_counter() - start, 3)})
-        if path:
+        text = json.dumps({"key": key, "result": result, "seconds": round(seconds, 3)})
+        if path := self._path(key):
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(f".{os.getpid()}.part")
             beside.write_text(text)
             os.replace(beside, path)
-        self._done += 1
-        return json.loads(text)["result"]
+        return json.loads(text)
 
     def record(self, metric: str, seed: int, value: float) -> None:
         """Note one number. Raises ValueError when it is not finite, the seed is foreign, or it was noted already."""
@@ -185,7 +231,7 @@ class Run:
         loaded = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "fedlib" and m is not None}
         loading = loaded.get("fedlib.data.loading")
         torch = sys.modules.get("torch")
-        devices = loaded.get("fedlib.devices")
+        devices, choice = loaded.get("fedlib.devices"), loaded.get("fedlib.choice")
         names = [n for n, m in loaded.items() if not str(getattr(m, "__file__", "")).endswith("__init__.py")]
         versions = {"python": platform.python_version()}
         versions |= {n: m.__version__ for n in ("torch", "numpy", "sklearn") if (m := sys.modules.get(n))}
@@ -196,6 +242,7 @@ class Run:
             "modules": sorted(names),
             "data": dict(loading.used()) if loading else {},
             "device": devices.describe() if devices and torch else platform.machine(),
+            "executors": dict(sorted(choice.taken.items())) if choice else {},
             "versions": versions,
             "peak_memory_mb": round(_peak_memory_mb(), 1),
             "glue": dict(sorted(self.glued.items())),

@@ -1,18 +1,23 @@
-"""Local training of the sampled clients: the readable reference, and all clients in one batched computation.
+"""Local training: what a client's work is, and the readable way to do it, one client after the other.
 
-Both take the same tasks and give the same weights (to 1e-10 in float64): a step depends only on the client's own
-weights and on its own next batch. Algorithms never see which one runs.
+An executor is a function of the signature of :func:`sequential`. All take the same tasks and give the same weights (to
+1e-10 in float64): a step depends only on the client's own weights and on its own next batch. Algorithms never see
+which one runs. The others: :mod:`fedlib.batched` (many clients in one computation), :mod:`fedlib.threads` (on all
+cores), :mod:`fedlib.actors` (on many machines); :mod:`fedlib.choice` picks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from fedlib.models.net import Net, State
+from fedlib import rng
+from fedlib.models.net import Net, State, clone
 from fedlib.optim import SGD, Memory
 
 
@@ -30,12 +35,31 @@ class Context:
 
 
 Objective = Callable[[Net, State, Tensor, Tensor, Context], Tensor]
+Executor = Callable[[Net, list["Task"], Objective, SGD, float], list[float]]
+Function = TypeVar("Function", bound=Callable)
+
+
+def per_sample(objective: Function) -> Function:
+    """Mark a local objective as a mean over samples, so that many clients may be computed together.
+
+    The promise: it is the mean over the batch of terms that each depend on one sample (BatchNorm inside the network
+    does not count), plus terms of the weights alone; and leading dimensions are kept, as everything in
+    :mod:`fedlib.losses` keeps them: logits [B, K, n, C] and targets [B, K, n] give [B, K], stacked weights [K]. The
+    promise is checked once, on real samples, before it is relied on. An objective without the mark is right, too:
+    its clients are computed one after the other.
+    """
+    objective.per_sample = True  # type: ignore[attr-defined]
+    return objective
 
 
 @dataclass
 class Task:
-    """One client's local work in one phase: ``batches`` are index tensors into x and y; ``state`` is updated in
-    place.
+    """One client's local work in one phase.
+
+    ``state`` is where it starts; an executor puts the result in its place and leaves the old tensors alone.
+    ``samples`` [n] are the client's rows of x and y, and ``order`` [epochs, n] the order in which each epoch takes
+    them (both on the host); an epoch's last batch may be smaller. ``prepare`` turns raw samples into the network's
+    input; ``augment(x, generator)`` then changes a batch, with a generator on the stream ``key`` for each.
     """
 
     client: int
@@ -43,13 +67,36 @@ class Task:
     context: Context
     x: Tensor
     y: Tensor
-    batches: list[Tensor]
-    transforms: list[Callable[[Tensor], Tensor]] | None = None  # one per batch: augmentation on a keyed stream
+    samples: Tensor
+    order: Tensor
+    batch_size: int
+    prepare: Callable[[Tensor], Tensor] | None = None
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    key: tuple[int | str, ...] = ()
 
-    def batch(self, i: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of local step ``i``."""
-        x = self.x[self.batches[i]]
-        return (self.transforms[i](x) if self.transforms else x), self.y[self.batches[i]]
+    @property
+    def steps(self) -> int:
+        """Number of local steps."""
+        return len(self.order) * -(-len(self.samples) // self.batch_size)
+
+    def sizes(self) -> list[int]:
+        """Samples of each local step's batch."""
+        full, rest = divmod(len(self.samples), self.batch_size)
+        return ([self.batch_size] * full + [rest] * (rest > 0)) * len(self.order)
+
+    def input(self) -> Tensor:
+        """One sample [1, ...] as the network gets it."""
+        x = self.prepare(self.x[:1]) if self.prepare else self.x[:1]
+        return self.augment(x, rng.stream(*self.key)) if self.augment else x
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets of the local steps, one after the other."""
+        steps = (
+            batch for epoch in self.samples[self.order].to(self.x.device) for batch in epoch.split(self.batch_size)
+        )
+        for i, rows in enumerate(steps):
+            x = self.prepare(self.x[rows]) if self.prepare else self.x[rows]
+            yield (self.augment(x, rng.stream(*self.key, i)) if self.augment else x), self.y[rows]
 
 
 class Diverged(ArithmeticError):
@@ -60,101 +107,33 @@ class Diverged(ArithmeticError):
             f"round {round_}, client {client}: the local loss is {loss}; training diverged "
             "(try a lower learning rate, fewer local epochs or a smaller extra term)"
         )
-        self.round, self.client = round_, client
+        self.round, self.client, self.loss = round_, client, loss
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.round, self.client, self.loss)
 
 
 def sequential(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float) -> list[float]:
     """One client after the other, one step after the other: the reference. Returns each client's mean batch loss."""
     means = []
     for task in tasks:
-        memory: Memory = {}
+        state, memory = clone(task.state), Memory()
+        leaves = {n: state[n].requires_grad_() for n in net.parameters}
+        params = {n: w.detach() for n, w in leaves.items()}  # the same memory, for the update in place
         total = torch.zeros((), device=net.device, dtype=net.dtype)
-        for i in range(len(task.batches)):
-            x, y = task.batch(i)
-            leaves = {n: task.state[n].requires_grad_() for n in net.parameters}
-            loss = objective(net, task.state, x, y, task.context)
+        for x, y in task.batches():
+            loss = objective(net, state, x, y, task.context)
             grads = torch.autograd.grad(loss, list(leaves.values()))
-            task.state |= {n: w.detach() for n, w in leaves.items()}
-            params = {n: task.state[n] for n in leaves}
             optimiser.step(params, dict(zip(leaves, grads, strict=True)), memory, lr)
             total += loss.detach()
-        means.append(_finite(total, task))
+        task.state = {n: t.detach() for n, t in state.items()}
+        means.append(mean_loss(float(total), task))
     return means
 
 
-def batched(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float) -> list[float]:
-    """All clients at once: states are stacked, and clients whose next batch has the same size take the step together.
-
-    Grouping by size keeps the loss an exact mean over each batch (no padding), so clients of uneven size, clients
-    smaller than a batch and BatchNorm mean exactly what they mean in :func:`sequential`.
-    """
-    stacked = {n: torch.stack([t.state[n] for t in tasks]) for n in tasks[0].state}
-    shared = all(t.context.received is tasks[0].context.received for t in tasks)
-    received = dict(tasks[0].context.received)
-    if not shared:
-        received = {n: torch.stack([t.context.received[n] for t in tasks]) for n in received}
-    own = {n: torch.stack([t.context.own[n] for t in tasks]) for n in tasks[0].context.own}
-    totals = torch.zeros(len(tasks), device=net.device, dtype=net.dtype)
-    memory: Memory = {}
-    round_ = tasks[0].context.round
-
-    def one(state: State, x: Tensor, y: Tensor, received: State, own: State) -> Tensor:
-        return objective(net, state, x, y, Context(received, own, round_))
-
-    losses_of = torch.vmap(one, in_dims=(0, 0, 0, None if shared else 0, 0), randomness="error")
-    for i in range(max(len(t.batches) for t in tasks)):
-        groups: dict[int, list[int]] = {}
-        for row, task in enumerate(tasks):
-            if i < len(task.batches):
-                groups.setdefault(len(task.batches[i]), []).append(row)
-        for rows in groups.values():
-            everyone = len(rows) == len(tasks)
-            index = torch.tensor(rows, device=net.device)
-            part = stacked if everyone else _rows(stacked, index)
-            slots = memory if everyone else {m: _rows(slot, index) for m, slot in memory.items()}
-            x, y = map(torch.stack, zip(*(tasks[r].batch(i) for r in rows), strict=True))
-            leaves = {n: part[n].requires_grad_() for n in net.parameters}
-            anchor = received if shared or everyone else _rows(received, index)
-            losses = losses_of(part, x, y, anchor, own if everyone else _rows(own, index))
-            grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
-            part = {**part, **{n: w.detach() for n, w in leaves.items()}}
-            params = {n: part[n] for n in leaves}
-            optimiser.step(params, dict(zip(leaves, grads, strict=True)), slots, lr)
-            totals[index] += losses.detach()
-            if everyone:
-                stacked, memory = part, slots
-                continue
-            for n, v in part.items():
-                stacked[n][index] = v
-            for m, slot in slots.items():
-                home = memory.setdefault(m, {n: torch.zeros_like(stacked[n]) for n in slot})
-                for n, v in slot.items():
-                    home[n][index] = v
-    for row, task in enumerate(tasks):
-        task.state |= {n: v[row].clone() for n, v in stacked.items()}
-    return [_finite(total, task) for total, task in zip(totals, tasks, strict=True)]
-
-
-def _rows(stacked: Mapping[str, Tensor], index: Tensor) -> State:
-    return {n: v[index] for n, v in stacked.items()}
-
-
-def _finite(total: Tensor, task: Task) -> float:
-    mean = float(total) / max(1, len(task.batches))
-    if mean != mean or mean in (float("inf"), float("-inf")):
+def mean_loss(total: float, task: Task) -> float:
+    """Mean batch loss of a task; raises Diverged when it is not finite."""
+    mean = total / max(1, task.steps)
+    if not math.isfinite(mean):
         raise Diverged(task.context.round, task.client, mean)
     return mean
-
-
-EXECUTORS = {"sequential": sequential, "batched": batched}
-
-
-def choose(name: str, net: Net) -> Callable[..., list[float]]:
-    """The executor of that name; ``"auto"`` takes the batched one on a GPU and for networks without convolutions
-    (grouped convolutions are slow on a CPU). Raises ValueError for an unknown name.
-    """
-    if name == "auto":
-        name = "sequential" if net.convolutional and net.device.type == "cpu" else "batched"
-    if name not in EXECUTORS:
-        raise ValueError(f"executor {name!r} is unknown; use auto, {', '.join(EXECUTORS)}")
-    return EXECUTORS[name]

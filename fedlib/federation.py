@@ -7,22 +7,24 @@ An algorithm (see :mod:`fedlib.algorithms`) states only how it differs from FedA
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fedlib import devices, executors, rng
-from fedlib.executors import Context, Objective, Task
-from fedlib.ledger import Ledger
-from fedlib.models.net import Net, State, clone
+from fedlib import choice, devices, rng
+from fedlib.executors import Context, Executor, Objective, Task
+from fedlib.ledger import Ledger, payload_bytes
+from fedlib.models.net import Net, State
 from fedlib.optim import SGD
 
 if TYPE_CHECKING:
     from fedlib.algorithms.fedavg import FedAvg
+
+CROWD = 256  # clients whose states are held at once where the server needs nothing but their mean
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -45,6 +47,10 @@ class Local:
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1 or not self.lr > 0:
             raise ValueError(f"epochs >= 0, batch_size >= 1 and lr > 0 are needed, got {self}")
+
+    def optimiser(self) -> SGD:
+        """The clients' optimiser."""
+        return SGD(self.lr, self.momentum, self.weight_decay)
 
 
 @dataclass
@@ -80,10 +86,11 @@ class Federation:
     """A federation of K clients around one server.
 
     ``model`` makes the network (a new ``nn.Module`` per call); ``x`` [N, ...] and ``y`` [N] are all clients' samples
-    and
-    ``split`` the rows of each client. ``participation`` in (0, 1] is the share of clients sampled per round (at
-    least one). ``buffers`` says what happens to BatchNorm statistics: ``"average"`` them like weights or leave
-    them ``"local"`` (kept by each client, never sent). ``observers`` add columns to :attr:`history`.
+    and ``split`` the rows of each client. ``prepare`` turns a batch of raw samples into the network's input: images
+    may stay bytes on the device and be normalised batch by batch. ``participation`` in (0, 1] is the share of clients
+    sampled per round (at least one). ``buffers`` says what happens to BatchNorm statistics: ``"average"`` them like
+    weights or leave them ``"local"`` (kept by each client, never sent). ``executor`` says how clients are trained: by
+    name (:mod:`fedlib.choice`) or any function of that signature. ``observers`` add columns to :attr:`history`.
 
     ``state`` is the server's model, ``own[k]`` what client k keeps between rounds, ``memory`` whatever the server step
     needs. Raises ValueError for settings that cannot work.
@@ -100,7 +107,8 @@ class Federation:
         local: Local = Local(),
         participation: float = 1.0,
         seed: int = 0,
-        executor: str = "auto",
+        executor: str | Executor = "auto",
+        prepare: Callable[[Tensor], Tensor] | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype = torch.float32,
         buffers: str = "average",
@@ -115,8 +123,8 @@ class Federation:
             raise ValueError(f"every client needs at least one sample; without any: {empty or 'no client at all'}")
         self.device, self.dtype, self.seed = devices.pick(device), dtype, seed
         self.net = Net(rng.build(model, seed, "init"), self.device, dtype)
-        self.executor = executors.choose(executor, self.net)
-        self.x, self.y = x.to(self.device, dtype), y.to(self.device)
+        self.executor, self.prepare = choice.require(executor), prepare
+        self.x, self.y = x.to(self.device, None if prepare else dtype), y.to(self.device)
         self.split = [part.to(self.device) for part in split]
         self.algorithm, self.local, self.participation = algorithm, local, participation
         self.buffers, self.observers = buffers, list(observers)
@@ -147,82 +155,187 @@ class Federation:
         """Play rounds and return the history so far: one row a round with loss, bytes, seconds and what observers
         add.
         """
-        for _ in range(rounds):
-            self.play_round()
+        together([self], rounds)
         return self.history
 
     def play_round(self) -> None:
         """One communication round."""
+        together([self], 1)
+
+    def explain(self) -> str:
+        """Which executor would train the next round's clients, and why, in words."""
+        if not any(phase.epochs for phase in self.algorithm.phases(self)):
+            return "no local work"
+        if not any(phase.epochs for phase in self.algorithm.phases(self)):
+            return "no local work"
+        work = next(self._round())
+        assert isinstance(work, Work)
+        return str(choice.choose(self.executor, work.net, work.tasks, work.objective))
+
+    def aggregate(self, uploads: list[State], weights: Tensor, algorithm: FedAvg | None = None) -> None:
+        """The server step alone, of this federation's algorithm or of another, with the jobs that it asks for."""
+        for job in (algorithm or self.algorithm).aggregate(self, uploads, weights) or ():
+            job.do(())
+
+    def _round(self) -> Iterator[Job]:
+        """One round: yields the jobs that have to be done before it goes on, each phase's local work above all."""
         start, number, algorithm = time.perf_counter(), self.round, self.algorithm
         clients = self.sample(number)
         sent = algorithm.broadcast(self)
         base = {**self.state, **sent}
-        received = {k: {n: self.own.get(k, {}).get(n, base[n]) for n in self.state} for k in clients}
-        if not self.personal:  # one object for all: executors then share the teacher's and the anchor's tensors
-            common = {n: base[n] for n in self.state}
-            received = dict.fromkeys(clients, common)
-        states = {k: clone(received[k]) for k in clients}
-        losses: list[float] = [0.0] * len(clients)
-        for i, phase in enumerate(algorithm.phases(self)):
-            tasks = [self._task(phase, i, k, states[k], received[k]) for k in clients]
-            tasks = [t for t in tasks if t.batches]
-            if tasks:
-                lr = self.local.lr * self.local.lr_decay**number
-                optimiser = SGD(self.local.lr, self.local.momentum, self.local.weight_decay)
-                losses = self.executor(self.net, tasks, phase.objective, optimiser, lr)
-        for k in clients:
-            algorithm.keep(self, k, states[k])
-        uploads = [algorithm.upload(self, k, states[k]) for k in clients]
-        down, up = self.ledger.enter([sent] * len(clients), uploads)
-        if algorithm.weighting == "samples":
-            weights = torch.tensor([len(self.split[k]) for k in clients], dtype=torch.float64)
-        else:
-            weights = torch.ones(len(clients), dtype=torch.float64)
-        algorithm.aggregate(self, uploads, weights / weights.sum())
+        base = {n: base[n] for n in self.state}
+        received = dict.fromkeys(clients, base)  # one object for all: executors then share a teacher's tensors
+        if self.personal:
+            received = {k: base | self.own.get(k, {}) for k in clients}
+        seen = Round(number, clients, [], [], [], [])
+        shares, up = [], 0
+        for some in self._crowds(clients):
+            states, losses = yield from self._local_work(some, received)
+            for k in some:
+                algorithm.keep(self, k, states[k])
+            uploads = [algorithm.upload(self, k, states[k]) for k in some]
+            up += sum(map(payload_bytes, uploads))
+            weights = torch.tensor([len(self.split[k]) for k in some], dtype=torch.float64)
+            weights = weights if algorithm.weighting == "samples" else torch.ones_like(weights)
+            seen.losses += losses.values()
+            if len(some) < len(clients):  # a crowd in parts, whose states nobody needs: the mean of each part will do
+                uploads, weights = [weighted_mean(uploads, weights / weights.sum())], weights.sum(0, keepdim=True)
+            else:
+                seen.received, seen.states = [received[k] for k in some], [states[k] for k in some]
+            seen.uploads += uploads
+            shares.append(weights)
+        share = torch.cat(shares)
+        down = payload_bytes(sent) * len(clients)
+        self.ledger.down.append(down)
+        self.ledger.up.append(up)
+        yield from algorithm.aggregate(self, seen.uploads, share / share.sum()) or ()
         devices.synchronise(self.device)
-        seconds = time.perf_counter() - start
-        seen = Round(number, clients, [received[k] for k in clients], [states[k] for k in clients], uploads, losses)
         row = {
             "round": number + 1,
-            "loss": sum(losses) / len(losses),
+            "loss": sum(seen.losses) / len(clients),
             "down": down,
             "up": up,
-            "seconds": seconds,
+            "seconds": time.perf_counter() - start,
         }
         for observe in self.observers:
             row |= observe(self, seen)
         self.history.append(row)
         self.round += 1
 
+    def _crowds(self, clients: list[int]) -> list[list[int]]:
+        """The round's clients in parts whose states are in memory together: all, unless they are very many.
+
+        Then a server step that is a function of the mean gets the means of the parts.
+        """
+        if len(clients) <= CROWD or self.observers or not getattr(self.algorithm.aggregate, "of_mean", False):
+            return [clients]
+        return [clients[i : i + CROWD] for i in range(0, len(clients), CROWD)]
+
+    def _local_work(
+        self, clients: list[int], received: Mapping[int, State]
+    ) -> Generator[Job, None, tuple[dict[int, State], dict[int, float]]]:
+        """All phases of these clients; gives their states and losses afterwards."""
+        states = {k: received[k] for k in clients}
+        losses = dict.fromkeys(clients, 0.0)
+        rate = self.local.lr * self.local.lr_decay**self.round
+        for i, phase in enumerate(self.algorithm.phases(self)):
+            if phase.epochs == 0:
+                continue
+            tasks = [self._task(phase, i, k, states[k], received[k]) for k in clients]
+            work = Work(self.executor, self.net, tasks, phase.objective, self.local.optimiser(), rate)
+            yield work
+            states = {t.client: t.state for t in tasks}
+            losses = dict(zip(clients, work.losses, strict=True))
+        return states, losses
+
     def _task(self, phase: Phase, i: int, k: int, state: State, received: State) -> Task:
         order = rng.stream(self.seed, "batches", self.round, k, i)
-        rows = phase.split[k]
-        batches: list[Tensor] = []
-        for _ in range(phase.epochs):
-            shuffled = rows[torch.randperm(len(rows), generator=order).to(rows.device)]
-            batches += shuffled.split(self.local.batch_size)
-        transforms = None
-        if phase.augment:
-            keys = (self.seed, "augment", self.round, k, i)
-            transforms = [_transform(phase.augment, rng.stream(*keys, b)) for b in range(len(batches))]
-        own = self.algorithm.context(self, k)
-        return Task(k, state, Context(received, own, self.round), phase.x, phase.y, batches, transforms)
+        n = len(phase.split[k])
+        epochs = torch.stack([torch.randperm(n, generator=order) for _ in range(phase.epochs)])
+        return Task(
+            client=k,
+            state=state,
+            context=Context(received, self.algorithm.context(self, k), self.round),
+            x=phase.x,
+            y=phase.y,
+            samples=phase.split[k].cpu(),
+            order=epochs,
+            batch_size=self.local.batch_size,
+            prepare=self.prepare if phase.x is self.x else None,
+            augment=phase.augment,
+            key=(self.seed, "augment", self.round, k, i),
+        )
 
 
-def _transform(augment: Augment, stream: torch.Generator) -> Callable[[Tensor], Tensor]:
-    return lambda x: augment(x, stream)
+class Job(Protocol):
+    """Work that a round waits for, and that may be done for several federations at once."""
+
+    def fits(self, other: Any) -> bool:
+        """Whether the other job may be done by the same call."""
+
+    def do(self, others: Sequence[Any]) -> None:
+        """Do this job together with ``others`` that fit."""
+
+
+@dataclass(eq=False)
+class Work:
+    """Local work of one phase: when it is done, the tasks have new states and ``losses`` their losses."""
+
+    executor: str | Executor
+    net: Net
+    tasks: list[Task]
+    objective: Objective
+    optimiser: SGD
+    lr: float
+    losses: list[float] = field(default_factory=list)
+
+    def fits(self, other: Any) -> bool:
+        """Whether the other's clients may be trained by the same call."""
+        return isinstance(other, Work) and self._kind() == other._kind()
+
+    def _kind(self) -> tuple:
+        task = self.tasks[0]
+        samples = task.prepare, task.augment, *((t.shape[1:], t.dtype) for t in (task.x, task.y))
+        return self.executor, self.objective, self.optimiser, self.lr, self.net.form, task.context.round, *samples
+
+    def do(self, others: Sequence[Work] = ()) -> None:
+        """Train the clients of all."""
+        tasks = [t for work in (self, *others) for t in work.tasks]
+        chosen = choice.choose(self.executor, self.net, tasks, self.objective)
+        choice.taken[str(chosen)] += 1
+        losses = iter(chosen.executor(self.net, tasks, self.objective, self.optimiser, self.lr))
+        for work in (self, *others):
+            work.losses = [next(losses) for _ in work.tasks]
+
+
+def together(federations: Sequence[Federation], rounds: int) -> None:
+    """Play rounds of several federations side by side, such as the seeds of one setting.
+
+    Each gets the results that it would get alone (to rounding; to the bit when clients are computed one by one). Those
+    that share an algorithm object, their local settings, the form of the network and the round's number train their
+    clients, and distil, in one call: where steps are small, ten seeds then cost little more than one. ``seconds`` of
+    their histories count the common time, which nobody can share out.
+    """
+    for _ in range(rounds):
+        plays = [f._round() for f in federations]
+        while jobs := [job for play in plays if (job := next(play, None))]:
+            while jobs:
+                same = [job for job in jobs[1:] if jobs[0].fits(job)]
+                jobs[0].do(same)
+                jobs = [job for job in jobs[1:] if job not in same]
 
 
 def weighted_mean(states: Sequence[State], weights: Tensor) -> State:
     """Sum over k of weights[k] states[k], entry by entry and in the order given; integer entries take the largest
     value.
     """
+    rows = weights.tolist()
     mean: State = {}
     for n, first in states[0].items():
-        if first.is_floating_point():
-            mean[n] = torch.zeros_like(first)
-            for w, s in zip(weights.tolist(), states, strict=True):
-                mean[n].add_(s[n], alpha=w)
-        else:
+        if not first.is_floating_point():
             mean[n] = torch.stack([s[n] for s in states]).amax(0)
+            continue
+        mean[n] = first * rows[0]
+        for w, s in zip(rows[1:], states[1:], strict=True):
+            mean[n].add_(s[n], alpha=w)
     return mean

@@ -1,13 +1,17 @@
 """Losses of the papers, as functions of logits and parameters.
 
-Logits are [B, C]; every loss is the mean over the batch, a scalar. Each has an identity test in float64.
+Logits are [B, C]; every loss is the mean over the batch, a scalar. Each has an identity test in float64. Leading
+dimensions are kept: logits [..., B, C] give losses [...], and weights that are a stack of K clients give K values.
 """
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import log_softmax
+
+from fedlib.stacking import Stack
 
 
 def _check_temperature(temperature: float) -> None:
@@ -15,10 +19,18 @@ def _check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature must be positive, got {temperature}")
 
 
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of softmax(logits) and the classes ``target`` [B], mean over the batch."""
+    if logits.ndim == 2:
+        return functional.cross_entropy(logits, target)
+    each = functional.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
+    return each.view(target.shape).mean(-1)
+
+
 def kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """KL(softmax(teacher) || softmax(student)), mean over the batch."""
     log_p, log_q = log_softmax(teacher_logits, -1), log_softmax(student_logits, -1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -56,5 +68,6 @@ def proximal(params: Mapping[str, Tensor], anchor: Mapping[str, Tensor], mu: flo
     """Proximal term mu/2 ||w - w_anchor||^2 over the entries of ``params`` (Li et al. 2020, FedProx, equation 2)."""
     if mu < 0:
         raise ValueError(f"mu must not be negative, got {mu}")
-    squares = [(w - anchor[n].detach()).square().sum() for n, w in params.items()]
-    return 0.5 * mu * torch.stack(squares).sum()
+    keep = 1 if isinstance(params, Stack) else 0
+    squares = [(w - anchor[n].detach()).square().reshape(*w.shape[:keep], -1).sum(-1) for n, w in params.items()]
+    return 0.5 * mu * torch.stack(squares).sum(0)

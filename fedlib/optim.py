@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedlib.stacking import Stack
+
 Memory = dict[str, Any]
 
 
@@ -68,12 +70,16 @@ class Adam:
             memory |= {"t": 0} | {m: {n: torch.zeros_like(w) for n, w in params.items()} for m in ("m", "v")}
         memory["t"] += 1
         rate = self.lr if lr is None else lr
-        for n, w in params.items():
-            m, v, g = memory["m"][n], memory["v"][n], grads[n]
-            m.mul_(self.beta1).add_(g, alpha=1 - self.beta1)
-            v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
-            scale = (v / (1 - self.beta2 ** memory["t"])).sqrt_().add_(self.eps)
-            w.addcdiv_(m, scale, value=-rate / (1 - self.beta1 ** memory["t"]))
+        names, weights, g = list(params), list(params.values()), [grads[n] for n in params]
+        m, v = ([memory[slot][n] for n in names] for slot in ("m", "v"))
+        torch._foreach_mul_(m, self.beta1)
+        torch._foreach_add_(m, g, alpha=1 - self.beta1)
+        torch._foreach_mul_(v, self.beta2)
+        torch._foreach_addcmul_(v, g, g, value=1 - self.beta2)
+        scale = torch._foreach_div(v, 1 - self.beta2 ** memory["t"])
+        torch._foreach_sqrt_(scale)
+        torch._foreach_add_(scale, self.eps)
+        torch._foreach_addcdiv_(weights, m, scale, value=-rate / (1 - self.beta1 ** memory["t"]))
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,9 @@ class AdaGrad:
 
 
 def clip_norm(grads: Mapping[str, Tensor], most: float) -> dict[str, Tensor]:
-    """Gradients scaled down together so that their joint Euclidean norm is at most ``most``."""
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads.values()]))
+    """Gradients scaled down together so that their joint Euclidean norm, in a stack each client's, is ``most`` at most."""
+    keep = 1 if isinstance(grads, Stack) else 0
+    squares = [torch.linalg.vector_norm(g.reshape(*g.shape[:keep], -1), dim=-1) for g in grads.values()]
+    norm = torch.linalg.vector_norm(torch.stack(squares), dim=0)
     factor = (most / (norm + 1e-6)).clamp(max=1.0)
-    return {n: g * factor for n, g in grads.items()}
+    return {n: g * factor.reshape(factor.shape + (1,) * (g.ndim - keep)) for n, g in grads.items()}

@@ -6,11 +6,13 @@ nothing for anybody else.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -40,3 +42,45 @@ def build(make: Callable[[], T], *parts: int | str) -> T:
     """``make()`` with torch's global generator on the stream of a key: a model with reproducible first weights."""
     with isolated(*parts):
         return make()
+
+
+@dataclass(frozen=True)
+class Several:
+    """The streams of several batches laid end to end: ``counts[i]`` rows draw from ``generators[i]``.
+
+    What takes it in place of one generator gives every row the numbers that its batch would have had alone, and so
+    can work on the batches of many clients at once. Raises ValueError when the two lists do not belong together.
+    """
+
+    generators: Sequence[torch.Generator]
+    counts: Sequence[int]
+
+    def __post_init__(self) -> None:
+        if not self.generators or len(self.generators) != len(self.counts) or min(self.counts) < 0:
+            given = f"{len(self.generators)} generators and the counts {list(self.counts)}"
+            raise ValueError(f"one count of 0 or more rows is needed for each generator, got {given}")
+
+
+Source = torch.Generator | Several
+"""Where draws for a batch come from."""
+
+
+def integers(source: Source, below: int, shape: Sequence[int], rows: int = 0) -> Tensor:
+    """Integers in [0, below) of the given shape, on the generator's device; ``rows`` is the batch dimension."""
+    return _draw(lambda size, g: torch.randint(below, size, generator=g, device=g.device), source, shape, rows)
+
+
+def uniform(source: Source, shape: Sequence[int], rows: int = 0) -> Tensor:
+    """Numbers uniform in [0, 1) of the given shape, on the generator's device; ``rows`` is the batch dimension."""
+    return _draw(lambda size, g: torch.rand(size, generator=g, device=g.device), source, shape, rows)
+
+
+def _draw(
+    draw: Callable[[Sequence[int], torch.Generator], Tensor], source: Source, shape: Sequence[int], rows: int
+) -> Tensor:
+    if isinstance(source, torch.Generator):
+        return draw(shape, source)
+    if sum(source.counts) != shape[rows]:
+        raise ValueError(f"the generators are for {sum(source.counts)} rows, the batch has {shape[rows]}")
+    sizes = [(*shape[:rows], count, *shape[rows + 1 :]) for count in source.counts]
+    return torch.cat([draw(size, g) for size, g in zip(sizes, source.generators, strict=True)], rows)

@@ -141,10 +141,10 @@ def imports_of(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", ["fedlib", "book"])
 def test_what_the_packages_import_is_in_the_lock(package):
-    """A fresh machine has no other packages. Ray is asked for by name only by those who have a cluster."""
-    owners, pinned = packages_distributions(), {name_of(line) for line in requirements()} | {"ray"}
+    """A fresh machine has no other packages."""
+    owners, pinned = packages_distributions(), {name_of(line) for line in requirements()}
     for path in sorted((ROOT / package).rglob("*.py")):
-        for module in imports_of(path) - stdlib_module_names - {"fedlib", "book"}:
+        for module in imports_of(path) - stdlib_module_names - {"fedlib", "book", "benchmarks"}:
             found = {name_of(owner) for owner in owners.get(module, [module])}
             assert found & pinned, f"{path.relative_to(ROOT)} imports {module}, which requirements.txt does not pin"
 

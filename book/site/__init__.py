@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-EXTENSIONS = ("offline", "languages", "rebuild", "executed", "card", "ledger", "evidence", "source", "overview")
+EXTENSIONS = (
+    "offline",
+    "languages",
+    "rebuild",
+    "executed",
+    "card",
+    "ledger",
+    "evidence",
+    "source",
+    "overview",
+    "benchmarks",
+)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

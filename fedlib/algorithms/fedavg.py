@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from collections.abc import Iterable
 
-from fedlib.executors import Context
-from fedlib.federation import Federation, Phase, weighted_mean
+from torch import Tensor
+
+from fedlib.executors import Context, per_sample
+from fedlib.federation import Federation, Job, Phase, weighted_mean
+from fedlib.losses import cross_entropy
 from fedlib.models.net import Net, State
 
 
@@ -28,6 +30,7 @@ class FedAvg:
         """What the server sends to every sampled client."""
         return fed.shared(fed.state)
 
+    @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
         """Local objective on one batch, a scalar. Pure: the executor may evaluate it for many clients at once."""
         return cross_entropy(net(state, x, train=True), y)
@@ -43,12 +46,20 @@ class FedAvg:
     def keep(self, fed: Federation, client: int, state: State) -> None:
         """Store what the client keeps until it is sampled again: its personal parameters."""
         if fed.personal:
-            fed.own[client] = {n: state[n] for n in fed.personal}
+            fed.own[client] = {n: state[n].clone() for n in fed.personal}  # not a view of all clients' states
 
     def upload(self, fed: Federation, client: int, state: State) -> State:
         """What a client sends to the server."""
         return fed.shared(state)
 
-    def aggregate(self, fed: Federation, uploads: list[State], weights: Tensor) -> None:
-        """The server step: set ``fed.state`` from the uploads; ``weights`` [m] sum to one."""
+    def aggregate(self, fed: Federation, uploads: list[State], weights: Tensor) -> Iterable[Job] | None:
+        """The server step: set ``fed.state`` from the uploads; ``weights`` [m] sum to one.
+
+        A method whose server trains, too, yields its jobs (:class:`~fedlib.federation.Job`) and goes on when each is
+        done; whoever extends such a method says ``yield from super().aggregate(...)``.
+        """
         fed.state = {**fed.state, **weighted_mean(uploads, weights)}
+        return None
+
+    # A function of the mean: of very many clients the server may be given the means of parts.
+    aggregate.of_mean = True  # type: ignore[attr-defined]

@@ -27,3 +27,5 @@ class FedAvgM(FedAvg):
             fed.memory[n] = velocity
             # Written as a correction to the mean, so that the plain case gives FedAvg's bits.
             fed.state[n] = fed.state[n] + (step - self.lr * velocity)
+
+    aggregate.of_mean = True  # type: ignore[attr-defined]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
 from fedlib import metrics, rng
 from fedlib.algorithms.fedavg import FedAvg
-from fedlib.distill import Distillation, distil
-from fedlib.federation import Federation
+from fedlib.distill import Distillation, Student
+from fedlib.federation import Federation, Job
 from fedlib.models.net import State
 
 DEFAULT = Distillation()
 
 
 class FedDF(FedAvg):
-    """Clients work as in FedAvg; the server takes ``distillation.steps`` steps of AVGLOGITS on ``unlabelled`` [U, ...].
+    """Clients work as in FedAvg; the server takes ``distillation.steps`` steps of AVGLOGITS on ``unlabelled`` [U, ...],
+    a tensor, or a function that gives a federation its own.
 
     ``start``: the student starts from the ``"average"`` of the uploads or from the ``"previous"`` fused model.
     ``validation``: (x, y) held by the server; models at chance on it (accuracy below 1.2 / C) are dropped before
@@ -25,7 +28,7 @@ class FedDF(FedAvg):
 
     def __init__(
         self,
-        unlabelled: Tensor,
+        unlabelled: Tensor | Callable[[Federation], Tensor],
         distillation: Distillation = DEFAULT,
         start: str = "average",
         validation: tuple[Tensor, Tensor] | None = None,
@@ -36,15 +39,18 @@ class FedDF(FedAvg):
         self.unlabelled, self.distillation, self.start = unlabelled, distillation, start
         self.validation, self.weighting = validation, weighting
 
-    def aggregate(self, fed: Federation, uploads: list[State], weights: Tensor) -> None:
+    def aggregate(self, fed: Federation, uploads: list[State], weights: Tensor) -> Iterator[Job]:
         previous = fed.state
         uploads, weights = self.drop_worst(fed, uploads, weights)
         super().aggregate(fed, uploads, weights)
         start = fed.state if self.start == "average" else previous
-        x = self.unlabelled.to(fed.device, fed.dtype)
+        unlabelled = self.unlabelled if isinstance(self.unlabelled, Tensor) else self.unlabelled(fed)
+        x = unlabelled.to(fed.device, fed.dtype)
         teachers = [{**fed.state, **upload} for upload in uploads]
         logits = fed.net.predict_all(teachers, x).mean(0)
-        fed.state = distil(fed.net, start, x, logits, self.distillation, rng.stream(fed.seed, "distil", fed.round))
+        student = Student(fed.net, start, x, logits, self.distillation, rng.stream(fed.seed, "distil", fed.round))
+        yield student
+        fed.state = student.state
 
     def drop_worst(self, fed: Federation, uploads: list[State], weights: Tensor) -> tuple[list[State], Tensor]:
         """Leave out models no better than 1.2 times chance on the server's validation set; all stay if none is."""

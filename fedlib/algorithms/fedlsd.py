@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fedlib.algorithms.fedavg import FedAvg
-from fedlib.executors import Context
-from fedlib.losses import kd
+from fedlib.executors import Context, per_sample
+from fedlib.losses import cross_entropy, kd
 from fedlib.models.net import Net, State
 
 
@@ -23,6 +22,7 @@ class FedLSD(FedAvg):
             raise ValueError(f"beta must not be negative, nor above 1 in the convex form, got {beta}")
         self.beta, self.temperature, self.weight = beta, temperature, 1 - beta if convex else 1.0
 
+    @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
         logits, teacher = net(state, x, train=True), net(context.received, x)
         return self.weight * cross_entropy(logits, y) + self.beta * self.distance(logits, teacher, y)

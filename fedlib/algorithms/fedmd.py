@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, arange
-from torch.nn.functional import l1_loss
 
 from fedlib.algorithms.fedavg import FedAvg
-from fedlib.executors import Context
+from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation, Phase
 from fedlib.losses import kd
 from fedlib.models.net import Net, State
@@ -46,10 +45,11 @@ class FedMD(FedAvg):
             *revisit,
         ]
 
+    @per_sample
     def imitate(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
         """Objective of the digest phase: distance of the client's logits to the consensus ``y`` [B, C]."""
         logits = net(state, x, train=True)
-        return kd(logits, y) if self.digest == "kl" else l1_loss(logits, y)
+        return kd(logits, y) if self.digest == "kl" else (logits - y).abs().mean((-2, -1))
 
     def upload(self, fed: Federation, client: int, state: State) -> State:
         return {"logits": fed.net.predict(state, self.public)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedlib.algorithms.fedavg import FedAvg
-from fedlib.executors import Context
+from fedlib.executors import Context, per_sample
 from fedlib.losses import proximal
 from fedlib.models.net import Net, State
 
@@ -18,6 +18,6 @@ class FedProx(FedAvg):
             raise ValueError(f"mu must not be negative, got {mu}")
         self.mu = mu
 
+    @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
-        params = {n: state[n] for n in net.parameters}
-        return super().objective(net, state, x, y, context) + proximal(params, context.received, self.mu)
+        return super().objective(net, state, x, y, context) + proximal(net.weights(state), context.received, self.mu)

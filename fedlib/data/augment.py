@@ -2,6 +2,7 @@
 
 All take floating-point images [B, C, H, W] and a `torch.Generator`, and return new tensors of the same
 shape. Draws are made on the generator's device: with a CPU generator the same images result on every device.
+With `rng.Several` in place of the generator, several batches laid end to end come out as each would alone.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlib.rng import Source, integers, uniform
 
-def random_crop(x: Tensor, padding: int, rng: torch.Generator) -> Tensor:
+CACHED = 128  # images padded at a time on a CPU, so that the padded copies stay in its cache
+
+
+def random_crop(x: Tensor, padding: int, rng: Source) -> Tensor:
     """Pads each side by `padding` zeros and cuts the original size out at a uniformly drawn place.
 
     Zero is the mean of a normalised image. `padding=0` returns the images unchanged and draws nothing.
@@ -21,24 +26,30 @@ def random_crop(x: Tensor, padding: int, rng: torch.Generator) -> Tensor:
         raise ValueError(f"padding is {padding}; expected 0 or more pixels.")
     if padding == 0:
         return x
-    corner = torch.randint(2 * padding + 1, (2, batch, 1), generator=rng, device=rng.device).to(x.device)
-    rows = corner[0] + torch.arange(height, device=x.device)
-    columns = corner[1] + torch.arange(width, device=x.device)
-    each = torch.arange(batch, device=x.device)[:, None, None]
-    padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
-    return padded[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    row, column = integers(rng, 2 * padding + 1, (2, batch, 1), rows=1)[..., 0].to(x.device)
+
+    def cut(x: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        # A view of all places [B, C, 2p+1, 2p+1, H, W]: only the chosen ones are copied, a row of pixels at a time.
+        places = F.pad(x, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+        return places[torch.arange(len(x), device=x.device), :, row, column].contiguous()
+
+    if x.device.type != "cpu" or batch <= CACHED:
+        return cut(x, row, column)
+    return torch.cat(list(map(cut, x.split(CACHED), row.split(CACHED), column.split(CACHED))))
 
 
-def horizontal_flip(x: Tensor, rng: torch.Generator, probability: float = 0.5) -> Tensor:
+def horizontal_flip(x: Tensor, rng: Source, probability: float = 0.5) -> Tensor:
     """Mirrors each image left to right with the given probability."""
-    batch = _shape(x)[0]
+    batch, _, _, width = _shape(x)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability is {probability}; expected a number in [0, 1].")
-    chosen = torch.rand(batch, generator=rng, device=rng.device).to(x.device) < probability
-    return torch.where(chosen[:, None, None, None], x.flip(-1), x)
+    chosen = uniform(rng, (batch,)).to(x.device) < probability
+    columns = torch.arange(width, device=x.device)
+    columns = torch.where(chosen[:, None], columns.flip(0), columns)
+    return x.gather(-1, columns[:, None, None].expand_as(x))
 
 
-def cutout(x: Tensor, size: int, rng: torch.Generator, fill: float = 0.0) -> Tensor:
+def cutout(x: Tensor, size: int, rng: Source, fill: float = 0.0) -> Tensor:
     """Fills a square of `size` x `size` pixels around a uniformly drawn pixel; what falls outside is clipped.
 
     DeVries and Taylor (2017), who use size 16 for CIFAR-10 and 8 for CIFAR-100.
@@ -48,7 +59,7 @@ def cutout(x: Tensor, size: int, rng: torch.Generator, fill: float = 0.0) -> Ten
         raise ValueError(f"size is {size}; expected 0 or more pixels.")
 
     def covered(extent: int) -> Tensor:
-        centre = torch.randint(extent, (batch, 1), generator=rng, device=rng.device).to(x.device)
+        centre = integers(rng, extent, (batch, 1)).to(x.device)
         offset = torch.arange(extent, device=x.device) - centre + size // 2
         return (offset >= 0) & (offset < size)
 
@@ -56,9 +67,14 @@ def cutout(x: Tensor, size: int, rng: torch.Generator, fill: float = 0.0) -> Ten
     return x.masked_fill(hole[:, None], fill)
 
 
-def crop_and_flip(x: Tensor, rng: torch.Generator, padding: int = 4) -> Tensor:
+def crop_and_flip(x: Tensor, rng: Source, padding: int = 4) -> Tensor:
     """The usual augmentation for CIFAR: `random_crop` then `horizontal_flip`."""
     return horizontal_flip(random_crop(x, padding, rng), rng)
+
+
+# They take `rng.Several`: executors may change the batches of many clients at once.
+for _change in (random_crop, horizontal_flip, cutout, crop_and_flip):
+    _change.several = True  # type: ignore[attr-defined]
 
 
 def _shape(x: Tensor) -> tuple[int, int, int, int]:

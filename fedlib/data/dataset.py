@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,12 @@ class Dataset:
 
     x_train [N, C, H, W] and x_test [M, C, H, W] are floating point, y_train [N] and y_test [M] int64. When
     `normalised`, each channel of the training part has about mean 0 and standard deviation 1: x = (pixel -
-    mean) / std with pixels in [0, 1]; otherwise x holds those pixels. `extra` holds what else the set knows:
-    arrays named `*_train` and `*_test` have one entry per sample and follow every subset. `sha256` is the
-    checksum of the set as it was read; it stays the same under `subset`, whose result the generator
-    determines.
+    mean) / std with pixels in [0, 1]; otherwise x holds those pixels. Of a raw set, x_* are the bytes as stored,
+    uint8 in [0, scale], and `prepare` gives batches of them that form, in `dtype`.
+
+    `extra` holds what else the set knows: arrays named `*_train` and `*_test` have one entry per sample and follow
+    every subset. `sha256` is the checksum of the set as it was read; it stays the same under `subset`, whose result
+    the generator determines.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Dataset:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     normalised: bool = True
+    scale: float = 255.0
+    dtype: torch.dtype = torch.float32
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -44,6 +50,22 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample, such as (3, 32, 32)."""
         return tuple(self.x_train.shape[1:])
+
+    def prepare(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Raw pixels of this set, uint8 [..., C, H, W] (of a flat one [..., D]), in the form that `load` gives.
+
+        In `dtype`, or else in that with which the set was loaded, on the device of `x`. The bits are those of `load`,
+        so batches can be prepared when they are needed: `Federation(..., x=raw.x_train, prepare=raw.prepare)`.
+        Raises ValueError for anything but bytes of this set's shape.
+        """
+        if x.dtype != torch.uint8 or x.shape[-len(self.shape) :] != self.shape:
+            raise ValueError(
+                f"{self.name}: samples to prepare are {x.dtype} {list(x.shape)}; expected raw pixels, torch.uint8 "
+                f"[..., {', '.join(map(str, self.shape))}], as load(..., raw=True) gives them. "
+                "Floating-point samples of a set are prepared already."
+            )
+        mean, std = (self.mean, self.std) if self.normalised else (None, None)
+        return normal_form(x, self.shape, dtype or self.dtype, self.scale, mean, std)
 
     def standardise(self, pixels: Tensor) -> Tensor:
         """Brings foreign pixels [B, C, H, W] in [0, 1] into this set's normal form.
@@ -133,12 +155,50 @@ def take(values: Any, index: Tensor) -> Any:
 
 def standardise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(pixels - mean) / std per channel; pixels [B, C, H, W]. One mean serves all channels when only one is given."""
-    channels = pixels.shape[1]
-    if len(mean) not in (1, channels):
-        raise ValueError(f"Images have {channels} channels, the statistics {len(mean)}; convert the images first.")
+    if pixels.dim() != 4 or not pixels.is_floating_point():
+        raise ValueError(
+            f"Images are {pixels.dtype} {list(pixels.shape)}; expected floating point [B, C, H, W] in [0, 1]. "
+            "Bytes of a raw set go through its `prepare`."
+        )
+    _matching(pixels.shape[1], mean)
     shift = torch.tensor(mean, dtype=pixels.dtype, device=pixels.device).view(1, -1, 1, 1)
     scale = torch.tensor(std, dtype=pixels.dtype, device=pixels.device).view(1, -1, 1, 1)
     return (pixels - shift) / scale
+
+
+def _matching(channels: int, mean: Sequence[float]) -> None:
+    if len(mean) not in (1, channels):
+        raise ValueError(f"Images have {channels} channels, the statistics {len(mean)}; convert the images first.")
+
+
+def normal_form(
+    x: Tensor,
+    sample: Sequence[int],
+    dtype: torch.dtype,
+    scale: float,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Tensor:
+    """((x / scale) - mean) / std per channel for bytes [..., *sample], computed in place on one copy in `dtype`.
+
+    `sample` is (C, H, W), or (D,) with channel after channel. Without mean and std the pixels are left in [0, 1].
+    """
+
+    def constant(values: Sequence[float]) -> Tensor:
+        # On the device: dividing by a number of the host is a product with its reciprocal on a GPU, and other bits.
+        return _constant(tuple(values), dtype, x.device)[:, None]
+
+    out = x.to(dtype=dtype, memory_format=torch.contiguous_format).div_(constant((scale,)).squeeze())
+    if mean is not None and std is not None:
+        lead = x.shape[: x.dim() - len(sample)]
+        channels = out.view(*lead, len(mean), math.prod(sample) // len(mean))
+        channels.sub_(constant(mean)).div_(constant(std))
+    return out
+
+
+@lru_cache(maxsize=256)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def from_arrays(
@@ -151,23 +211,24 @@ def from_arrays(
     scale: float = 255.0,
     dtype: torch.dtype = torch.float32,
     normalise: bool = True,
+    raw: bool = False,
 ) -> Dataset:
     """A `Dataset` out of raw arrays: x_* uint8 [N, H, W] or [N, H, W, C] in [0, scale], y_* integers, class_names.
 
-    Pixels stay bytes until this last step; the conversion works in place on the one floating-point copy.
+    Pixels stay bytes until this last step, and with `raw` for good; the conversion works in place on the one
+    floating-point copy.
     """
 
-    def images(raw: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(raw)
-        pixels = pixels.unsqueeze(1) if raw.ndim == 3 else pixels.permute(0, 3, 1, 2)
-        x = pixels.to(dtype=dtype, memory_format=torch.contiguous_format).div_(scale)
-        if normalise:
-            for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
-                x[:, channel].sub_(m).div_(s)
-        return x
+    def images(array: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(array)
+        pixels = pixels.unsqueeze(1) if array.ndim == 3 else pixels.permute(0, 3, 1, 2)
+        _matching(pixels.shape[1], mean)
+        if raw:
+            return pixels.contiguous()
+        return normal_form(pixels, pixels.shape[1:], dtype, scale, *((mean, std) if normalise else ()))
 
-    def labels(raw: np.ndarray) -> Tensor:
-        return torch.from_numpy(raw.astype(np.int64)).reshape(-1)
+    def labels(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array.astype(np.int64)).reshape(-1)
 
     core = {"x_train", "y_train", "x_test", "y_test", "class_names"}
     extra = {
@@ -186,5 +247,7 @@ def from_arrays(
         mean=tuple(mean),
         std=tuple(std),
         normalised=normalise,
+        scale=scale,
+        dtype=dtype,
         extra=extra,
     )

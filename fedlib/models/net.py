@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 State = dict[str, Tensor]
 """Parameters and buffers of a network by name."""
+
+
+class Resident:
+    """One module whose tensors are put in their places for every call: a dictionary assignment each, no copy.
+
+    That is what ``torch.func.functional_call`` does, without its bookkeeping, which costs more than a small step. One
+    thread at a time: others wait, such as clients in several threads that ask one teacher.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module, self._lock = module, threading.RLock()
+        first: dict[int, str] = {}
+        self._places: list[tuple[str, dict[str, Any], str, Tensor]] = []
+        for prefix, owner in module.named_modules():
+            for home in (owner._parameters, owner._buffers):
+                for key, tensor in home.items():
+                    if tensor is not None:  # tied tensors answer to the name of the first
+                        name = first.setdefault(id(tensor), f"{prefix}.{key}" if prefix else key)
+                        self._places.append((name, home, key, tensor))
+
+    def __call__(self, state: Mapping[str, Tensor], *args: Any, **options: Any) -> Tensor:
+        """The module's output with the tensors of ``state``; what ``state`` lacks is the module's own."""
+        with self._lock:
+            try:
+                for name, home, key, own in self._places:
+                    home[key] = state.get(name, own)
+                return self.module(*args, **options)
+            finally:  # keep nobody's tensors alive
+                for _, home, key, own in self._places:
+                    home[key] = own
+
+    def __reduce__(self) -> tuple:
+        return Resident, (self.module,)
 
 
 class Net:
@@ -22,21 +55,45 @@ class Net:
     """
 
     def __init__(self, module: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
-        self._train = copy.deepcopy(module).to(device, dtype).train()
-        self._eval = copy.deepcopy(self._train).eval()
-        self.parameters: tuple[str, ...] = tuple(n for n, _ in self._train.named_parameters())
-        self.buffers: tuple[str, ...] = tuple(n for n, _ in self._train.named_buffers())
+        self.module = copy.deepcopy(module).to(device, dtype).train()
+        self.parameters: tuple[str, ...] = tuple(n for n, _ in self.module.named_parameters())
+        self.buffers: tuple[str, ...] = tuple(n for n, _ in self.module.named_buffers())
         self.device, self.dtype = torch.device(device), dtype
-        # Where layers are tiny, several clients in one batched computation beat one after the other.
-        self.convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in self._train.modules())
+        self._train = Resident(copy.deepcopy(self.module))
+        self._eval = Resident(copy.deepcopy(self.module).eval())
+        self.notes: dict[Any, Any] = {}  # what executors have found out about this network
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "notes": {}}
+
+    @property
+    def form(self) -> str:
+        """Two networks of the same form compute the same function of a state."""
+        if "form" not in self.notes:
+            shapes = {n: tuple(t.shape) for n, t in self.module.state_dict().items()}
+            plain = [  # what a forward pass may read beside layers and tensors
+                (id(type(m)), {k: v for k, v in vars(m).items() if not k.startswith("_")})
+                for m in self.module.modules()
+            ]
+            self.notes["form"] = f"{self.module} {shapes} {plain} {self.device} {self.dtype}"
+        return self.notes["form"]
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether the network has convolutions."""
+        return any(isinstance(m, nn.modules.conv._ConvNd) for m in self.module.modules())
 
     def initial(self) -> State:
         """A fresh copy of the module's own parameters and buffers."""
-        return {n: t.detach().clone() for n, t in self._train.state_dict().items()}
+        return {n: t.detach().clone() for n, t in self.module.state_dict().items()}
+
+    def weights(self, state: Mapping[str, Tensor]) -> State:
+        """The parameters in a state, without the buffers."""
+        return {n: state[n] for n in self.parameters}
 
     def __call__(self, state: Mapping[str, Tensor], x: Tensor, train: bool = False, **options: Any) -> Tensor:
         """Output of the network: logits [B, C] for a classifier; ``options`` go to the module's forward."""
-        return functional_call(self._train if train else self._eval, dict(state), (x,), options)
+        return (self._train if train else self._eval)(state, x, **options)
 
     @torch.no_grad()
     def predict(self, state: Mapping[str, Tensor], x: Tensor, batch: int = 2048, **options: Any) -> Tensor:
@@ -44,9 +101,47 @@ class Net:
         return torch.cat([self(state, part, **options) for part in x.split(batch)])
 
     @torch.no_grad()
-    def predict_all(self, states: list[State], x: Tensor, batch: int = 2048) -> Tensor:
+    def predict_all(self, states: Sequence[Mapping[str, Tensor]], x: Tensor, batch: int = 2048) -> Tensor:
         """Outputs of several states of this network for the same inputs: [len(states), N, ...]."""
-        return torch.stack([self.predict(s, x, batch) for s in states])
+        return torch.stack(self.predict_each(states, [x] * len(states), batch))
+
+    @torch.no_grad()
+    def predict_each(
+        self, states: Sequence[Mapping[str, Tensor]], xs: Sequence[Tensor], batch: int = 2048
+    ) -> list[Tensor]:
+        """Outputs [N_k, ...] of every state for its own inputs [N_k, ...], in evaluation mode; no gradient.
+
+        Small networks answer for all states in one computation.
+        """
+        from fedlib import stacking  # which is made of networks
+
+        if len(states) > 1 and stacking.pays(self, xs):
+            return stacking.predict_each(self, states, xs, batch)
+        return [self.predict(s, x, batch) for s, x in zip(states, xs, strict=True)]
+
+    def work(self, x: Tensor) -> tuple[int, int]:
+        """Multiply-adds of the forward pass of one sample, given as x [1, ...], in linear layers and convolutions, and
+        the positions of the largest map that a convolution puts out.
+        """
+        key = ("work", x.shape[1:])
+        if key not in self.notes:
+            total, largest = 0, 0
+
+            def count(layer: nn.Module, _: object, out: Tensor) -> None:
+                nonlocal total, largest
+                if isinstance(layer, nn.modules.conv._ConvNd):
+                    total += out[0].numel() * layer.weight[0].numel()
+                    largest = max(largest, out[0, 0].numel())
+                elif isinstance(layer, nn.Linear):
+                    total += out[0].numel() * layer.in_features
+
+            module = copy.deepcopy(self.module).eval()
+            for layer in module.modules():
+                layer.register_forward_hook(count)
+            with torch.no_grad():
+                module(x)
+            self.notes[key] = total, largest
+        return self.notes[key]
 
 
 def clone(state: Mapping[str, Tensor]) -> State:

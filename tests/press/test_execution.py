@@ -132,6 +132,24 @@ def test_a_chapter_that_publishes_nothing_right_has_failed(tree, state, old, new
     assert state("demo") == "failed"
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_kernel_that_dies_before_it_runs_anything_is_started_again(tree, times):
+    import papermill
+
+    tree.add("demo")
+    real, tried = papermill.execute_notebook, []
+
+    def execute_notebook(*arguments, **options):
+        tried.append(1)
+        if len(tried) <= times:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return real(*arguments, **options)
+
+    tree.monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
+    assert tree.run("demo", "smoke")["status"] == ("ok" if times == 2 else "failed")
+    assert len(tried) == 3
+
+
 def test_a_killed_press_takes_its_kernel_along_and_the_next_call_resumes(tree, waiting, until, state):
     press, kernel = waiting
     assert (tree.root / "calls").read_text() == "0 1 "

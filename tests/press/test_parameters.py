@@ -2,7 +2,7 @@
 
 import pytest
 
-from book import parameters
+from book import jobs, parameters
 from book.errors import PressError
 
 
@@ -80,6 +80,29 @@ def test_seeds_option(demo):
     assert parameters.check("demo", [], seeds=4) == {"seeds": 4}
     with pytest.raises(PressError, match="at least one"):
         parameters.check("demo", [], seeds=0)
+
+
+def test_several_values_of_a_name_are_a_run_each():
+    assert parameters.grid([]) == [[]]
+    assert parameters.grid(["a=1"]) == [["a=1"]]
+    assert parameters.grid(["a=1", "b=x", " a =2", "b=y", "a=1"]) == [
+        ["a=1", "b=x"],
+        ["a=1", "b=y"],
+        [" a =2", "b=x"],
+        [" a =2", "b=y"],
+    ]
+
+
+def test_a_grid_is_planned_once_for_each_setting(demo):
+    planned = jobs.plan(["demo"], "quick", ["rate=1", "rate=1.0", "rate=0.5", "seed=7"])
+    assert sorted(job.title.split(" ", 1)[1] for job in planned) == ["rate=1.0 seed=7", "seed=7"]
+    assert len({job.stem for job in planned}) == 2
+
+
+def test_parts_have_files_of_their_own(demo):
+    (job,) = jobs.plan(["demo"], "quick", ["rate=1"])
+    assert [part.stem for part in job.split(2)] == [f"{job.stem}-1of2", f"{job.stem}-2of2"]
+    assert parameters.stem("real", {}, (2, 3)) == "real-2of3"
 
 
 @pytest.mark.parametrize("line", ["rate = 2 * 3", "rate = [1]", "import os", "rate += 1"])

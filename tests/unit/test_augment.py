@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlib.data import augment
+from fedlib.rng import Several
 
 seeds = st.integers(0, 1000)
 
@@ -105,9 +106,74 @@ def test_cutout_fills_with_what_is_asked():
     assert set(out.unique().tolist()) == {0.0, 2.0}
 
 
+# --- the batches of several clients at once
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(deadline=None, max_examples=40)
+@given(
+    counts=st.lists(st.integers(0, 5), min_size=1, max_size=6),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    seed=seeds,
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+def test_several_batches_at_once_have_the_bits_of_one_by_one(name, counts, shape, seed, dtype):
+    x = torch.randn(sum(counts), *shape, generator=rng(seed)).to(dtype)
+    alone, together = ([rng(seed + i) for i in range(len(counts))] for _ in range(2))
+    wanted = torch.cat([ALL[name](part, g) for part, g in zip(x.split(counts), alone, strict=True)])
+    found = ALL[name](x, Several(together, counts))
+    assert torch.equal(found, wanted)
+    assert found.dtype == dtype
+    for a, b in zip(alone, together, strict=True):  # and the next draws are the same, too
+        assert torch.equal(a.get_state(), b.get_state())
+
+
+def test_many_images_are_cut_in_parts_with_the_same_bits(monkeypatch):
+    x = torch.randn(300, 2, 5, 6)
+    whole = augment.random_crop(x, 2, rng(1))
+    monkeypatch.setattr(augment, "CACHED", 1000)
+    assert torch.equal(augment.random_crop(x, 2, rng(1)), whole)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ALL)
+def test_a_gpu_gives_the_same_bits(name):
+    x, counts = torch.randn(300, 3, 32, 32), [100, 0, 200]
+    here, there = (Several([rng(i) for i in range(3)], counts) for _ in range(2))
+    assert torch.equal(ALL[name](x.cuda(), here).cpu(), ALL[name](x, there))
+
+
+def test_gradients_pass_through_the_augmentations():
+    x = torch.randn(200, 2, 4, 4, requires_grad=True)
+    for change in ALL.values():
+        (grad,) = torch.autograd.grad(change(x, rng(0)).sum(), x)
+        assert set(grad.unique().tolist()) == {0.0, 1.0} or change is augment.horizontal_flip
+
+
+PINNED = {
+    "random_crop": [0.0, 1692.0, 0.0, 3844.0],
+    "horizontal_flip": [1496.0, 3632.0, 5848.0, 8024.0],
+    "cutout": [750.0, 3182.0, 4005.0, 3853.0],
+    "crop_and_flip": [0.0, 1692.0, 0.0, 3844.0],
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_bits_are_pinned(name):
+    # A change here would silently change every number of the book that rests on augmented images.
+    x = torch.arange(1.0, 4 * 16 + 1).view(4, 1, 4, 4)
+    out = ALL[name](x, rng(7))
+    weights = torch.arange(1.0, 17).view(4, 4)
+    assert (out[:, 0] * weights).sum((1, 2)).tolist() == PINNED[name]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: Several([rng(0)], [1, 2]), "1 generators and the counts"),
+        (lambda: Several([], []), "one count of 0 or more rows is needed for each generator"),
+        (lambda: Several([rng(0)], [-1]), r"\[-1\]"),
+        (lambda: augment.horizontal_flip(torch.zeros(4, 1, 4, 4), Several([rng(0)] * 2, [1, 2])), "3 rows.*has 4"),
         (lambda: augment.random_crop(torch.zeros(2, 3, 4), 1, rng(0)), r"expected floating point \[B, C, H, W\]"),
         (lambda: augment.cutout(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 1, rng(0)), "uint8"),
         (lambda: augment.random_crop(torch.zeros(1, 1, 4, 4), -1, rng(0)), "padding is -1"),

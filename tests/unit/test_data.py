@@ -22,6 +22,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedlib import _torchvision, data
 from fedlib.data import dataset, digits, download, loading, packs, registry, toy
@@ -162,6 +163,132 @@ def test_subset_says_what_cannot_be_drawn(count, message):
 def test_foreign_images_with_other_channels_are_refused():
     with pytest.raises(ValueError, match="have 1 channels, the statistics 3"):
         dataset.standardise(torch.zeros(2, 1, 8, 8), (0.1, 0.2, 0.3), (1, 1, 1))
+
+
+# --- raw sets: pixels stay bytes until a batch is needed
+
+
+class NoFloats(TorchDispatchMode):
+    """Fails when an operation makes a floating-point tensor."""
+
+    def __torch_dispatch__(self, function, _types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        assert not (isinstance(result, torch.Tensor) and result.is_floating_point()), function
+        return result
+
+
+RAW = {"digits": 0, "glyphs": 0, "mnist": 1, "mnist_m": 3}
+
+
+def loaded(name, here, monkeypatch, **options):
+    if RAW[name]:
+        monkeypatch.setattr(packs, "content_sha256", lambda _: registry.card(name).sha256[0])
+        np.savez(here[0] / f"{name}.npz", **small(channels=RAW[name]))
+    return data.load(name, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("name", RAW)
+def test_prepared_bytes_have_the_bits_of_load(name, normalise, dtype, here, monkeypatch):
+    whole = loaded(name, here, monkeypatch, normalise=normalise, dtype=dtype)
+    raw = loaded(name, here, monkeypatch, normalise=normalise, dtype=dtype, raw=True)
+    assert raw.x_train.dtype == raw.x_test.dtype == torch.uint8
+    assert (raw.shape, raw.sha256, raw.normalised) == (whole.shape, whole.sha256, normalise)
+    for part in ("train", "test"):
+        x, wanted = getattr(raw, f"x_{part}"), getattr(whole, f"x_{part}")
+        assert x.is_contiguous()
+        before = x.clone()
+        found = raw.prepare(x)
+        assert (found.dtype, found.stride()) == (dtype, wanted.stride())
+        assert torch.equal(found, wanted)
+        assert torch.equal(x, before)
+        assert torch.equal(raw.flat().prepare(x.flatten(1)), wanted.flatten(1))
+        assert torch.equal(whole.prepare(x), wanted)
+        rows = torch.arange(len(x)).flip(0)[:3]
+        assert torch.equal(raw.prepare(x[rows]), wanted[rows])
+        assert torch.equal(raw.prepare(x[:4].unflatten(0, (2, 2))), wanted[:4].unflatten(0, (2, 2)))
+    other = torch.float64 if dtype == torch.float32 else torch.float32
+    again = loaded(name, here, monkeypatch, normalise=normalise, dtype=other)
+    assert torch.equal(raw.prepare(raw.x_test, other), again.x_test)
+
+
+def test_the_normal_form_is_that_of_the_definition():
+    raw, card = data.load("digits", raw=True), registry.card("digits")
+    exact = (raw.x_train.double() / 16 - card.mean[0]) / card.std[0]
+    assert torch.allclose(raw.prepare(raw.x_train, torch.float64), exact, rtol=0, atol=1e-14)
+    assert torch.allclose(raw.prepare(raw.x_train).double(), exact, rtol=0, atol=1e-6)
+
+
+def test_a_raw_set_has_a_quarter_of_the_bytes_and_no_float_is_ever_made(here):
+    rng = np.random.default_rng(0)
+    arrays = small(channels=3) | {"x_train": rng.integers(0, 256, (500, 32, 32, 3), dtype=np.uint8)}
+    packs.write(here[0] / "mnist_m.npz", arrays | {"y_train": np.zeros(500, np.uint8)})
+    with NoFloats():
+        raw = data.load("mnist_m", raw=True)
+        part = raw.subset(9, rng=torch.Generator().manual_seed(0), balanced=False).flat().to("cpu")
+    with pytest.raises(AssertionError), NoFloats():  # the guard can fail
+        data.load("mnist_m")
+    assert part.x_train.untyped_storage().nbytes() == 9 * 3 * 32 * 32
+    assert raw.x_train.untyped_storage().nbytes() == 500 * 3 * 32 * 32
+    assert data.load("mnist_m").x_train.untyped_storage().nbytes() == 4 * 500 * 3 * 32 * 32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_gpu_prepares_the_same_bits(normalise):
+    mean, std, every = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), np.arange(256, dtype=np.uint8)
+    arrays = small(channels=3) | {"x_train": np.broadcast_to(every[:, None, None, None], (256, 4, 4, 3)).copy()}
+    raw = dataset.from_arrays("n", arrays, "", mean=mean, std=std, normalise=normalise, raw=True)
+    for dtype in (torch.float32, torch.float64):
+        assert torch.equal(raw.prepare(raw.x_train.cuda(), dtype).cpu(), raw.prepare(raw.x_train, dtype))
+
+
+def test_preparing_makes_one_copy():
+    mean, std, made = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), set()
+    raw = dataset.from_arrays("n", small(channels=3), "", mean=mean, std=std, raw=True)
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, _types, arguments=(), options=None):
+            result = function(*arguments, **(options or {}))
+            made.add(result.untyped_storage().data_ptr())
+            return result
+
+    kept = [dataset._constant(v, torch.float32, torch.device("cpu")) for v in ((255.0,), mean, std)]
+    with Count():
+        out = raw.prepare(raw.x_train)
+    assert made - {t.untyped_storage().data_ptr() for t in kept} == {out.untyped_storage().data_ptr()}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 200), st.integers(0, 5), st.booleans())
+def test_subsets_of_raw_sets_are_raw_and_the_same(count, seed, flat):
+    whole, raw = data.load("digits"), data.load("digits", raw=True)
+    drawn, bytes_ = (d.subset(count, rng=torch.Generator().manual_seed(seed)) for d in (whole, raw))
+    if flat:
+        drawn, bytes_ = drawn.flat(), bytes_.flat()
+    assert bytes_.x_train.dtype == torch.uint8
+    assert torch.equal(bytes_.prepare(bytes_.x_train), drawn.x_train)
+    assert torch.equal(bytes_.y_train, drawn.y_train)
+
+
+def test_a_raw_set_standardises_foreign_pixels_as_any_other():
+    pixels = torch.rand(5, 1, 9, 7)
+    whole, raw = data.load("digits"), data.load("digits", raw=True)
+    assert torch.equal(raw.standardise(pixels), whole.standardise(pixels))
+    with pytest.raises(ValueError, match=r"uint8 \[360, 1, 8, 8\]; expected floating point .* `prepare`"):
+        raw.standardise(raw.x_test)
+    with pytest.raises(ValueError, match=r"\[2, 64\]; expected floating point \[B, C, H, W\]"):
+        raw.standardise(torch.zeros(2, 64))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.zeros(2, 1, 8, 8), torch.zeros(2, 64, dtype=torch.uint8), torch.zeros(2, 1, 8, 9, dtype=torch.uint8)],
+)
+def test_only_bytes_of_the_sets_shape_are_prepared(wrong):
+    with pytest.raises(ValueError, match=r"digits: samples to prepare are .*uint8 \[..., 1, 8, 8\], as load"):
+        data.load("digits").prepare(wrong)
 
 
 # --- packs

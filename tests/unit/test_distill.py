@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedlib.distill import Distillation, distil
+from fedlib.distill import Distillation, Student, distil
 from fedlib.models import MLP
 from fedlib.models.net import Net, clone
 
@@ -134,3 +134,58 @@ def test_divergence_is_an_error():
     teacher[3, 1] = math.nan
     with pytest.raises(ArithmeticError, match="distillation diverged"):
         distil(net, net.initial(), x, teacher, Distillation(steps=3), torch.Generator().manual_seed(0))
+
+
+# --- several students at once ---------------------------------------------------------------------
+
+
+def students(how, network=lambda: MLP(6, (8, 5), 4), number=3, samples=50):
+    torch.manual_seed(1)
+    net = Net(network(), dtype=torch.float64)
+    g = torch.Generator().manual_seed(4)
+    for k in range(number):
+        start = {
+            n: t + 0.1 * torch.randn(t.shape, generator=g, dtype=t.dtype) if n in net.parameters else t.clone()
+            for n, t in net.initial().items()
+        }
+        x = torch.randn(samples, 6, generator=g, dtype=torch.float64)
+        teacher = 3 * torch.randn(samples, 4, generator=g, dtype=torch.float64)
+        yield Student(net, start, x, teacher, how, torch.Generator().manual_seed(k))
+
+
+def with_norm():  # no bias before BatchNorm: its gradient is nothing but rounding, which Adam would blow up
+    return nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize("network", [lambda: MLP(6, (8, 5), 4), with_norm], ids=["plain", "batchnorm"])
+@pytest.mark.parametrize("max_norm", [None, 0.05])
+def test_students_together_are_students_alone(network, max_norm):
+    how = Distillation(steps=17, batch_size=16, lr=0.02, temperature=2.0, max_norm=max_norm)
+    alone = [
+        distil(s.net, s.state, s.x, s.teacher_logits, how, torch.Generator().manual_seed(k))
+        for k, s in enumerate(students(how, network))
+    ]
+    first, *others = students(how, network)
+    before = clone(first.state)
+    kept = first.state
+    assert all(first.fits(other) for other in others)
+    first.do(others)
+    for expected, student in zip(alone, [first, *others], strict=True):
+        assert distance(expected, student.state) < 1e-11
+        assert distance(expected, before) > 1e-3
+    assert distance(kept, before) == 0, "the start is left as it is"
+
+
+def test_students_that_differ_do_not_fit():
+    how = Distillation(steps=3)
+    (one,) = students(how, number=1)
+    (other_size,) = students(how, number=1, samples=49)
+    (other_way,) = students(Distillation(steps=4), number=1)
+    (other_net,) = students(how, with_norm, number=1)
+    assert not any(one.fits(other) for other in (other_size, other_way, other_net, object()))
+
+
+def test_divergence_of_one_of_several_students_is_noticed():
+    first, *others = students(Distillation(steps=4, lr=1e300, max_norm=None))
+    with pytest.raises(ArithmeticError, match="distillation diverged"):
+        first.do(others)

@@ -132,3 +132,54 @@ def test_once_computes_once_and_resumes(tmp_path, monkeypatch):
     assert len(calls) == 2
     evidence.Run("quick", [0]).once("feddf:0", compute)
     assert len(calls) == 3, "keys that differ must not share a file"
+
+
+def test_each_asks_for_the_seeds_that_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLIB_RESUME", str(tmp_path / "kept"))
+    asked = []
+
+    def compute(seeds):
+        asked.append(list(seeds))
+        return [(s, "done") for s in seeds]
+
+    run = evidence.Run("quick", [3, 4, 5, 6])
+    assert run.once("line/4", lambda: "kept by once") == "kept by once"
+    assert run.each("line", compute) == {3: [3, "done"], 4: "kept by once", 5: [5, "done"], 6: [6, "done"]}
+    assert asked == [[3, 5, 6]]
+    assert evidence.Run("quick", [3, 4, 5, 6]).each("line", compute)[6] == [6, "done"]
+    assert asked == [[3, 5, 6]], "a second run has nothing to compute"
+    assert list(run.each("other", compute, seeds=[6, 5, 3], at_once=2)) == [6, 5, 3]
+    assert asked[1:] == [[6, 5], [3]]
+
+
+def test_each_refuses_too_few_results():
+    with pytest.raises(ValueError):
+        evidence.Run("quick", [0, 1]).each("line", lambda seeds: [1])
+
+
+def test_what_a_killed_run_had_finished_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLIB_RESUME", str(tmp_path / "kept"))
+
+    def killed(seeds):
+        if seeds == [1]:
+            raise KeyboardInterrupt
+        return [f"seed {s}" for s in seeds]
+
+    with pytest.raises(KeyboardInterrupt):
+        evidence.Run("real", [0, 1, 2]).each("line", killed, at_once=1)
+    found = evidence.Run("real", [0, 1, 2]).each("line", lambda seeds: [f"again {s}" for s in seeds], at_once=1)
+    assert found == {0: "seed 0", 1: "again 1", 2: "again 2"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_parts_share_the_seeds_out(monkeypatch, count):
+    """Every seed in one part, whatever the number of parts; a part without a seed says so."""
+    seen = []
+    for number in range(1, count + 1):
+        monkeypatch.setenv("FEDLIB_PART", f"{number}/{count}")
+        if number > 4:
+            with pytest.raises(evidence.NothingToDo, match="part 5/5"):
+                evidence.Run("quick", range(3, 7))
+        else:
+            seen += evidence.Run("quick", range(3, 7)).seeds
+    assert sorted(seen) == [3, 4, 5, 6]

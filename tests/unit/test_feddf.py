@@ -106,9 +106,9 @@ def test_equal_teachers_are_one_teacher():
     weights = torch.tensor([0.2, 0.3, 0.5], dtype=F64)
     fed.algorithm.start = "previous"  # else the student would be its teacher
     start = fed.state
-    fed.algorithm.aggregate(fed, [clone(upload) for _ in range(3)], weights)
+    fed.aggregate([clone(upload) for _ in range(3)], weights)
     three, fed.state = fed.state, start
-    fed.algorithm.aggregate(fed, [upload], torch.ones(1, dtype=F64))
+    fed.aggregate([upload], torch.ones(1, dtype=F64))
     assert max(float((three[n] - fed.state[n]).abs().max()) for n in three) < 1e-10
     assert not same(fed.state, start)
 
@@ -117,7 +117,7 @@ def test_teachers_are_averaged_before_the_softmax():
     """The target is softmax(mean of logits), which is not the mean of softmaxes."""
     fed = federation(FedDF(U, Distillation(steps=4, batch_size=40)))
     uploads, start = uploads_of(fed), fed.state
-    fed.algorithm.aggregate(fed, uploads, torch.full((3,), 1 / 3, dtype=F64))
+    fed.aggregate(uploads, torch.full((3,), 1 / 3, dtype=F64))
     logits = torch.stack([fed.net(u, U) for u in uploads]).detach()
     mean = {n: sum(u[n] for u in uploads) / 3 for n in start}
     stream = [rng.stream(5, "distil", 0) for _ in range(2)]
@@ -182,7 +182,7 @@ def test_student_trains_and_teachers_do_not():
     start = fed.net.initial()
     uploads = [start | {n: t * 1.01 for n, t in start.items() if t.is_floating_point()} for _ in range(3)]
     before = [clone(u) for u in uploads]
-    fed.algorithm.aggregate(fed, uploads, torch.full((3,), 1 / 3, dtype=F64))
+    fed.aggregate(uploads, torch.full((3,), 1 / 3, dtype=F64))
     assert all(same(a, b) for a, b in zip(uploads, before, strict=True))
     moved = fed.state["1.running_mean"] - before[0]["1.running_mean"]
     assert float(moved.abs().max()) > 0.1
@@ -194,7 +194,7 @@ def test_teachers_answer_in_evaluation_mode():
     how = Distillation(steps=3, batch_size=40)
     fed = federation(FedDF(U, how), WithNorm)
     uploads, start = uploads_of(fed, 2, 0.1), clone(fed.state)
-    fed.algorithm.aggregate(fed, uploads, torch.full((2,), 0.5, dtype=F64))
+    fed.aggregate(uploads, torch.full((2,), 0.5, dtype=F64))
     mean = {n: (uploads[0][n] + uploads[1][n]) / 2 if start[n].is_floating_point() else start[n] for n in start}
     student = {}
     for mode in (False, True):
@@ -223,7 +223,7 @@ def test_drop_worst_removes_a_broken_client():
     kept, share = fed.algorithm.drop_worst(fed, [good[0], broken, good[1], good[2]], weights)
     assert [id(u) for u in kept] == [id(g) for g in good]
     torch.testing.assert_close(share, torch.tensor([0.2, 0.4, 0.4], dtype=F64))
-    fed.algorithm.aggregate(fed, [good[0], broken, good[1], good[2]], weights)
+    fed.aggregate([good[0], broken, good[1], good[2]], weights)
     expected = {n: 0.2 * good[0][n] + 0.4 * good[1][n] + 0.4 * good[2][n] for n in broken}
     assert max(float((fed.state[n] - expected[n]).abs().max()) for n in expected) < 1e-12
 

@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from fedlib import partition, rng
 from fedlib.algorithms import FedAvg, FedAvgM, FedDF, FedLSD, FedMD, FedNTD, FedProx
-from fedlib.distill import Distillation
-from fedlib.executors import Diverged
-from fedlib.federation import Federation, Local, weighted_mean
+from fedlib.distill import Distillation, Student
+from fedlib.executors import Diverged, sequential
+from fedlib.federation import Federation, Local, Work, together, weighted_mean
 from fedlib.models import MLP
 
 FLOAT = torch.float64
@@ -273,10 +273,9 @@ def test_same_seed_same_bits_whatever_was_drawn_before(name, executor):
 
 def test_clients_are_computed_in_any_order():
     plain, turned = federation(participation=1.0), federation(participation=1.0)
-    forward = turned.executor
 
     def backward(net, tasks, *rest):
-        return forward(net, tasks[::-1], *rest)[::-1]
+        return sequential(net, tasks[::-1], *rest)[::-1]
 
     turned.executor = backward
     plain.run(3)
@@ -443,3 +442,63 @@ def test_shards_split_trains_end_to_end():
     fed = Federation(small, x, y, split, FedAvg(), local=Local(2, 8, 0.2), dtype=FLOAT, device="cpu")
     losses = [row["loss"] for row in fed.run(15)]
     assert losses[-1] < losses[0]
+
+
+# --- a crowd in parts, and servers that train -----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["FedAvg", "FedAvgM", "FedProx"])
+@pytest.mark.parametrize("weighting", ["samples", "uniform"])
+@pytest.mark.parametrize("personal", [(), ("head.*",)])
+def test_a_crowd_in_parts_gives_the_same_mean(name, weighting, personal, monkeypatch):
+    def play(crowd):
+        monkeypatch.setattr("fedlib.federation.CROWD", crowd)
+        algorithm = ALGORITHMS[name]()
+        algorithm.weighting, algorithm.personal = weighting, personal
+        fed = federation(algorithm, participation=1.0)
+        sizes = []
+        forward = Work.do
+        monkeypatch.setattr(Work, "do", lambda work, others=(): (sizes.append(len(work.tasks)), forward(work, others)))
+        fed.run(3)
+        monkeypatch.setattr(Work, "do", forward)
+        return fed, sizes
+
+    (whole, once), (parts, several) = play(6), play(4)
+    assert (once, several) == ([6] * 3, [4, 2] * 3)
+    same(everything(whole), everything(parts), 1e-13)
+    assert (whole.ledger, len(whole.history)) == (parts.ledger, len(parts.history))
+    assert whole.history[-1]["loss"] == pytest.approx(parts.history[-1]["loss"], abs=1e-13)
+
+
+def test_a_crowd_stays_whole_where_the_states_are_needed(monkeypatch):
+    monkeypatch.setattr("fedlib.federation.CROWD", 2)
+    seen = []
+    observed = federation(participation=1.0, observers=[lambda fed, round_: seen.append(len(round_.states)) or {}])
+    observed.run(1)
+    assert seen == [6]
+
+    class Largest(FedAvg):
+        """Its own server step looks at every upload."""
+
+        def aggregate(self, fed, uploads, weights):
+            seen.append(len(uploads))
+            super().aggregate(fed, uploads, weights)
+
+    federation(Largest(), participation=1.0).run(1)
+    assert seen == [6, 6]
+
+
+def test_servers_of_several_seeds_distil_together(monkeypatch):
+    images = {s: torch.randn(12, 5, generator=torch.Generator().manual_seed(s), dtype=FLOAT) for s in (1, 2, 3)}
+    method = FedDF(lambda fed: images[fed.seed], Distillation(steps=5, batch_size=6))
+    alone = {s: federation(FedDF(images[s], Distillation(steps=5, batch_size=6)), seed=s) for s in images}
+    for fed in alone.values():
+        fed.run(3)
+    calls = []
+    forward = Student.do
+    monkeypatch.setattr(Student, "do", lambda s, others=(): (calls.append(1 + len(others)), forward(s, others)))
+    side_by_side = [federation(method, seed=s) for s in images]
+    together(side_by_side, 3)
+    assert calls == [3, 3, 3]
+    for fed in side_by_side:
+        same(fed.state, alone[fed.seed].state, 1e-10)

@@ -1,0 +1,213 @@
+"""Local training of many clients in one computation: every client takes its next step together with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlib import rng, stacking
+from fedlib.executors import Context, Objective, Task, mean_loss, sequential
+from fedlib.models.net import Net, State
+from fedlib.optim import SGD, Memory
+from fedlib.stacking import Stack
+
+
+def batched(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float) -> list[float]:
+    """All clients at once, each with weights of its own. Returns each client's mean batch loss.
+
+    Raises ValueError for a network or an objective that cannot be stacked.
+    """
+    if reason := unstackable(net, objective, tasks):
+        raise ValueError(f"these clients cannot be computed together: {reason}; use executor 'auto' or 'sequential'")
+    return train_stacked(net, tasks, objective, optimiser, lr)
+
+
+def train_stacked(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float) -> list[float]:
+    """The work of :func:`batched`, for what :func:`unstackable` has passed.
+
+    Clients are ordered by their number of steps, so that those at work are always the first k of the stack. Smaller
+    batches are padded, and padding weighs nothing: clients of uneven size, clients smaller than a batch and BatchNorm
+    mean exactly what they mean in :func:`~fedlib.executors.sequential`.
+    """
+    stacked, given = stacking.stacked(net), tasks
+    tasks = sorted(given, key=lambda t: -t.steps)
+    plan = _Plan(tasks, net.dtype)
+    states = stacking.take([t.state for t in tasks])
+    received: Mapping[str, Tensor] = tasks[0].context.received
+    if any(t.context.received is not received for t in tasks):
+        received = stacking.take([t.context.received for t in tasks])
+    own = stacking.take([t.context.own for t in tasks])
+    totals = torch.zeros(len(tasks), device=net.device, dtype=net.dtype)
+    velocity: Memory = {}
+    k = 0
+    for i in range(tasks[0].steps):
+        if plan.at_work[i] != k:  # the first k clients, in the memory of all
+            k = plan.at_work[i]
+            now = stacking.first(states, k)
+            leaves = {n: now[n].requires_grad_() for n in net.parameters}
+            params = {n: w.detach() for n, w in leaves.items()}
+            memory = {m: {n: v[:k] for n, v in slot.items()} for m, slot in velocity.items()}
+            anchor = stacking.first(received, k) if isinstance(received, Stack) else received
+            context = Context(anchor, stacking.first(own, k), tasks[0].context.round)
+        x, y = plan.batch(i)
+        share = plan.share[i, : plan.widths[i], :k]
+        stacked.weigh(share, None if plan.even[i] else plan.counts[i, :k])
+        each = objective(stacked, now, x, y, context)  # type: ignore[arg-type]
+        losses = (each * share).sum(0)
+        grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        optimiser.step(params, dict(zip(leaves, grads, strict=True)), memory, lr)
+        velocity = velocity or memory
+        totals[:k] += losses.detach()
+    parts = {n: t.unbind() for n, t in states.items()}
+    for row, task in enumerate(tasks):
+        task.state = {n: part[row] for n, part in parts.items()}
+    sums = {id(t): total for total, t in zip(totals.tolist(), tasks, strict=True)}
+    return [mean_loss(sums[id(t)], t) for t in given]
+
+
+class _Plan:
+    """Which samples every client takes at every step: ``rows`` [steps, B, K], padded with its first, without weight."""
+
+    def __init__(self, tasks: list[Task], dtype: torch.dtype):
+        self.tasks, self.x, self.y, device = tasks, tasks[0].x, tasks[0].y, tasks[0].x.device
+        samples = [t.samples.numpy() for t in tasks]
+        if any(
+            t.x is not self.x or t.y is not self.y for t in tasks
+        ):  # several data sets: bring their samples together
+            self.x, self.y = (torch.cat([getattr(t, v)[t.samples] for t in tasks]) for v in "xy")
+            ends = np.cumsum([len(own) for own in samples])
+            samples = [np.arange(end - len(own), end) for end, own in zip(ends, samples, strict=True)]
+        self.sizes = [t.sizes() for t in tasks]
+        steps, width = len(self.sizes[0]), max(s[0] for s in self.sizes)
+        rows = np.empty((steps, width, len(tasks)), dtype=np.int64)
+        counts = np.zeros((steps, len(tasks)), dtype=np.int64)
+        for k, (task, own, sizes) in enumerate(zip(tasks, samples, self.sizes, strict=True)):
+            wide = own[task.order.numpy()]
+            if rest := -len(own) % sizes[0]:
+                wide = np.pad(wide, ((0, 0), (0, rest)), constant_values=own[0])
+            rows[:, :, k] = own[0]
+            rows[: len(sizes), : sizes[0], k] = wide.reshape(-1, sizes[0])
+            counts[: len(sizes), k] = sizes
+        real = np.arange(width)[:, None] < counts[:, None]
+        self.at_work = (counts > 0).sum(1).tolist()
+        self.widths = counts.max(1).tolist()
+        self.even = [len(set(row[:k])) == 1 for row, k in zip(counts.tolist(), self.at_work, strict=True)]
+        self.rows, self.counts = (torch.from_numpy(v).to(device) for v in (rows, counts))
+        self.share = torch.from_numpy(real / np.maximum(counts, 1)[:, None]).to(device, dtype)
+
+    def batch(self, i: int) -> tuple[Tensor, Tensor]:
+        """Step ``i``: inputs [B, k, 1, ...] and targets [B, k, 1, ...] of the k clients at work."""
+        width, k, task = self.widths[i], self.at_work[i], self.tasks[0]
+        rows = self.rows[i, :width, :k]
+        x, y = self.x[rows], self.y[rows]
+        if task.prepare:
+            x = task.prepare(x.flatten(0, 1)).unflatten(0, (width, k))
+        if task.augment:
+            x = self._augmented(x, i, k)
+        return x.unsqueeze(2), y.unsqueeze(2)
+
+    def _augmented(self, x: Tensor, i: int, k: int) -> Tensor:
+        """Every client's batch changed with its own draws, and padded again."""
+        counts = [sizes[i] for sizes in self.sizes[:k]]
+        streams = [rng.stream(*t.key, i) for t in self.tasks[:k]]
+        x = x.transpose(0, 1)  # client after client
+        augment = self.tasks[0].augment
+        assert augment is not None
+        if getattr(augment, "several", False):
+            real = torch.cat([part[:n] for part, n in zip(x, counts, strict=True)])
+            parts = augment(real, rng.Several(streams, counts)).split(counts)  # type: ignore[arg-type]
+        else:
+            parts = [augment(part[:n], g) for part, n, g in zip(x, counts, streams, strict=True)]
+        return torch.nn.utils.rnn.pad_sequence(list(parts))
+
+
+def unstackable(net: Net, objective: Objective, tasks: list[Task]) -> str:
+    """Why these clients cannot be computed together, in words; empty when they can.
+
+    That an objective keeps its promise (:func:`~fedlib.executors.per_sample`) is tried once for each network.
+    """
+    if len({frozenset((n, w.shape) for n, w in t.context.own.items()) for t in tasks}) > 1:
+        return "clients keep different tensors for their objective"
+    known = net.notes
+    if objective not in known:
+        if reason := stacking.obstacle(net):
+            known[objective] = reason
+        elif not getattr(objective, "per_sample", False):
+            known[objective] = f"objective {getattr(objective, '__qualname__', objective)} is not marked per_sample"
+        else:
+            known[objective] = _broken_promise(net, objective, tasks)
+    return known[objective]
+
+
+def _broken_promise(net: Net, objective: Objective, tasks: list[Task]) -> str:
+    """Try two clients at weights where no term vanishes: with a received model for each, and with one for both."""
+    generator = rng.stream("does this objective keep its promise?")
+
+    def shaken(state: Mapping[str, Tensor]) -> State:
+        noise = {n: torch.randn(state[n].shape, generator=generator).to(state[n]) for n in net.parameters if n in state}
+        return {**state, **{n: state[n] + 0.05 * z for n, z in noise.items()}}
+
+    ends = [
+        replace(t, state=shaken(t.state), context=replace(t.context, received=shaken(t.context.received)))
+        for t in (tasks[0], tasks[-1])
+    ]
+    double = stacking.exact(net)
+    trials = (_trial(double, net, objective, ends, shared) for shared in (False, True))
+    return next(filter(None, trials), "")
+
+
+def _trial(double: Net, net: Net, objective: Objective, ends: list[Task], shared: bool) -> str:
+    """Compare one plain step of two clients alone and together."""
+    rule, name = SGD(1.0), getattr(objective, "__qualname__", objective)
+    starts, one, all_ = (_small(ends, double.dtype, shared) for _ in range(3))
+    try:
+        expected = sequential(double, one, objective, rule, 1.0)
+    except Exception:
+        if double is net:
+            raise  # it has nothing to do with the stack
+        return _trial(net, net, objective, ends, shared)  # it brings tensors of its own, that do not go with double
+    try:
+        found = train_stacked(double, all_, objective, rule, 1.0)
+    except Exception as error:  # whatever a layer or a loss makes of the additional dimensions
+        return f"objective {name} does not work on a stack ({type(error).__name__}: {error})"
+    tolerance = stacking.tolerance(double)
+    near = all(abs(a - b) <= tolerance * max(1.0, abs(a)) for a, b in zip(expected, found, strict=True))
+    for a, b, start in zip(one, all_, starts, strict=True):
+        floating = [n for n in a.state if a.state[n].is_floating_point()]
+        moved = max(float((a.state[n] - start.state[n]).abs().max()) for n in floating)
+        near = near and all(bool(((a.state[n] - b.state[n]).abs() <= tolerance * moved).all()) for n in a.state)
+    return "" if near else f"objective {name} or a layer does not give each client its own result on a stack"
+
+
+def _small(ends: list[Task], dtype: torch.dtype, shared: bool) -> list[Task]:
+    """The tasks as one step on three and on two samples, in ``dtype``; ``shared``: with one received model."""
+
+    def cast(t: Tensor) -> Tensor:
+        return t.to(dtype) if t.is_floating_point() else t
+
+    received = [{n: cast(t) for n, t in task.context.received.items()} for task in ends]
+    small = []
+    for task, anchor, n in zip(ends, received[:1] * 2 if shared else received, (3, 2), strict=True):
+        rows = task.samples[:n] if len(task.samples) >= n else torch.arange(n) % len(task.x)
+        made = replace(
+            task,
+            state={m: cast(t) for m, t in task.state.items()},
+            context=Context(anchor, {m: cast(t) for m, t in task.context.own.items()}, task.context.round),
+            x=task.x[rows] if task.prepare else cast(task.x[rows]),
+            y=cast(task.y[rows]),
+            samples=torch.arange(n),
+            order=torch.arange(n)[None],
+            batch_size=n,
+            prepare=task.prepare and partial(_prepared, task.prepare, dtype),
+        )
+        small.append(made)
+    return small
+
+
+def _prepared(prepare: Callable[[Tensor], Tensor], dtype: torch.dtype, x: Tensor) -> Tensor:
+    return prepare(x).to(dtype)

@@ -1,0 +1,246 @@
+"""One network for many clients at once: each has weights of its own, and every layer is computed for all together.
+
+Activations keep the clients side by side in dimension 1, [B, K F, ...]. Elementwise layers, pooling and flattening then
+need no change, a convolution becomes a grouped one, BatchNorm and GroupNorm see K times their channels, and a linear
+layer becomes a batched matrix product. So the module's own ``forward`` runs as it is written; only its layers with
+parameters are computed in another way.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedlib import rng
+from fedlib.models.net import Net, Resident, State
+
+
+class Stack(State):
+    """States of K clients in one: every tensor has a leading dimension of K."""
+
+
+def take(states: Sequence[Mapping[str, Tensor]]) -> Stack:
+    """States of the same network as one stack, in their order."""
+    return Stack({n: torch.stack([s[n] for s in states]) for n in states[0]})
+
+
+def first(stack: Mapping[str, Tensor], k: int) -> Stack:
+    """The first k clients of a stack, sharing its memory."""
+    return Stack({n: t[:k] for n, t in stack.items()})
+
+
+class StackedNet:
+    """The network of :class:`~fedlib.models.net.Net`, with the same names, for a :class:`Stack` of K clients.
+
+    Inputs [B, K, 1, ...] give outputs [B, K, 1, ...]: sample b of client k as a batch of one. A plain state is taken
+    as common to all clients: a shared teacher. Raises ValueError for a network that has no stacked form; see
+    :func:`obstacle`.
+    """
+
+    def __init__(self, net: Net):
+        if reason := obstacle(net):
+            raise ValueError(reason)
+        self._one, self.parameters, self.buffers = net, net.parameters, net.buffers
+        self.device, self.dtype = net.device, net.dtype
+        self._train, self._eval = (Resident(self._convert(net.module, mode)) for mode in (True, False))
+        self._clients, self._share = 0, Tensor()
+        self._counts: Tensor | None = None
+
+    def weigh(self, share: Tensor, counts: Tensor | None) -> None:
+        """Announce the next batch: ``share`` [B, K] says how much each sample counts in its client's batch (columns
+        sum to one, padding has zero), ``counts`` [K] how many samples are real, None when all are.
+        """
+        self._share, self._counts = share, counts
+
+    def weights(self, state: Mapping[str, Tensor]) -> State:
+        """The parameters in a state, without the buffers; a stack stays a stack."""
+        kept = {n: state[n] for n in self.parameters}
+        return Stack(kept) if isinstance(state, Stack) else kept
+
+    def __call__(self, state: Mapping[str, Tensor], x: Tensor, train: bool = False, **options: Any) -> Tensor:
+        """Outputs [B, K, 1, ...] for inputs [B, K, 1, ...]."""
+        rows, self._clients = x.shape[:2]
+        if not isinstance(state, Stack):
+            return self._one(state, x.flatten(0, 2), train, **options).unflatten(0, (rows, self._clients, 1))
+        out = (self._train if train else self._eval)(state, x.reshape(rows, -1, *x.shape[4:]), **options)
+        return out.unflatten(1, (self._clients, -1)).unsqueeze(2)
+
+    def _convert(self, module: nn.Module, train: bool) -> nn.Module:
+        copied = copy.deepcopy(module).train(train)
+        for layer in copied.modules():
+            if form := _FORMS.get(type(layer)):
+                layer.forward = partial(form, self, layer)
+        return copied
+
+
+def stacked(net: Net) -> StackedNet:
+    """The stacked form of a network, made once."""
+    if StackedNet not in net.notes:
+        net.notes[StackedNet] = StackedNet(net)
+    return net.notes[StackedNet]
+
+
+def obstacle(net: Net) -> str:
+    """Why the network has no stacked form, in words; empty when it has one."""
+    layer: nn.Module
+    for name, layer in net.module.named_modules():
+        odd = None
+        if type(layer) in _FORMS:
+            odd = _unusual(layer)
+        elif type(layer) in _PLAIN:
+            odd = "flattening from another dimension than 1" if getattr(layer, "start_dim", 1) != 1 else None
+        elif not list(layer.children()):
+            odd = "which has no stacked form"
+        elif any(t is not None for home in (layer._parameters, layer._buffers) for t in home.values()):
+            odd = "which has parameters of its own beside its layers"
+        if odd:
+            return f"layer {name or 'itself'} is a {type(layer).__name__}, {odd}"
+    return ""
+
+
+def pays(net: Net, xs: Sequence[Tensor]) -> bool:
+    """Whether several states answer faster together: on an accelerator always, on a CPU when overhead rules."""
+    if obstacle(net) or not len(xs[0]):
+        return False
+    if net.device.type == "cpu" and max(map(len, xs)) * net.work(xs[0][:1])[0] >= 2_000_000:
+        return False
+    return faithful(net, xs[0])
+
+
+def exact(net: Net) -> Net:
+    """The network in double precision, to see what rounding would hide, where the device has it."""
+    usable = net.dtype == torch.float64 or net.device.type == "mps"
+    return net if usable else Net(net.module, net.device, torch.float64)
+
+
+def tolerance(net: Net) -> float:
+    """What two ways to compute the same may differ by, as a share of the largest value."""
+    return 1e-9 if net.dtype == torch.float64 else 1e-3
+
+
+def faithful(net: Net, x: Tensor) -> bool:
+    """Whether the stacked form answers as the network does for inputs like x. Tried once: between its layers a forward
+    pass may do what only a batch of one client allows, such as concatenating or a softmax over dimension 1.
+    """
+    key = ("faithful", x.shape[1:])
+    if key not in net.notes:
+        generator = rng.stream("does the stacked form answer as the network does?")
+
+        def draw(like: Tensor, *shape: int) -> Tensor:
+            return torch.rand(*shape, *like.shape, generator=generator).to(like)
+
+        double = exact(net)
+        start = double.initial().items()
+        states = [{n: t + draw(t) if t.is_floating_point() else t for n, t in start} for _ in "ab"]
+        inputs = (2 * draw(x[0], 3, 2) - 1).to(double.dtype)
+        try:
+            found = stacked(double)(take(states), inputs.unsqueeze(2)).squeeze(2)
+            expected = torch.stack([double(s, inputs[:, k]) for k, s in enumerate(states)], 1)
+            near = bool((found - expected).abs().max() <= tolerance(double) * expected.abs().max())
+        except Exception:  # whatever it makes of the additional dimensions
+            near = False
+        net.notes[key] = near
+    return net.notes[key]
+
+
+def predict_each(
+    net: Net, states: Sequence[Mapping[str, Tensor]], xs: Sequence[Tensor], batch: int = 2048
+) -> list[Tensor]:
+    """Outputs of every state for its own inputs, in one computation; see :meth:`Net.predict_each`."""
+    together, all_ = stacked(net), take(states)
+    if all(x is xs[0] for x in xs):
+        whole = xs[0].unsqueeze(1).expand(-1, len(xs), *xs[0].shape[1:])
+    else:
+        whole = torch.nn.utils.rnn.pad_sequence(list(xs))
+    parts = [together(all_, part.unsqueeze(2)).squeeze(2) for part in whole.split(max(1, batch // len(xs)))]
+    return [out[: len(x)] for out, x in zip(torch.cat(parts).unbind(1), xs, strict=True)]
+
+
+def _unusual(layer: nn.Module) -> str | None:
+    if getattr(layer, "padding_mode", "zeros") != "zeros":
+        return "with padding other than zeros"
+    if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) != 1:
+        return "over more than one dimension"
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.momentum is None or not layer.track_running_stats):
+        return "without the usual running statistics"
+    return None
+
+
+def _linear(stacked: StackedNet, layer: nn.Linear, h: Tensor) -> Tensor:
+    # [B, K in] x [K, out, in] -> [B, K out]
+    h = h.view(len(h), stacked._clients, -1).transpose(0, 1)
+    across = layer.weight.transpose(1, 2)
+    out = torch.bmm(h, across) if layer.bias is None else torch.baddbmm(layer.bias.unsqueeze(1), h, across)
+    return out.transpose(0, 1).flatten(1)
+
+
+def _conv2d(stacked: StackedNet, layer: nn.Conv2d, h: Tensor) -> Tensor:
+    weight, bias = layer.weight.flatten(0, 1), None if layer.bias is None else layer.bias.flatten()
+    groups = stacked._clients * layer.groups
+    return F.conv2d(h, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
+
+
+def _group_norm(stacked: StackedNet, layer: nn.GroupNorm, h: Tensor) -> Tensor:
+    return F.group_norm(h, stacked._clients * layer.num_groups, *_affine(layer), layer.eps)
+
+
+def _layer_norm(stacked: StackedNet, layer: nn.LayerNorm, h: Tensor) -> Tensor:
+    normal = F.layer_norm(h.unflatten(1, (stacked._clients, -1)), layer.normalized_shape, eps=layer.eps)
+    weight, bias = _affine(layer, flat=False)
+    normal = normal if weight is None else normal * weight
+    return (normal if bias is None else normal + bias).flatten(1)
+
+
+def _batch_norm(stacked: StackedNet, layer: nn.BatchNorm2d, h: Tensor) -> Tensor:
+    mean, var = layer.running_mean, layer.running_var
+    assert mean is not None
+    assert var is not None
+    assert layer.momentum is not None
+    if layer.training and layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.add_(1)
+    if not layer.training or stacked._counts is None:
+        flat = mean.view(-1), var.view(-1)  # views: the running statistics change in place
+        return F.batch_norm(h, *flat, *_affine(layer), layer.training, layer.momentum, layer.eps)
+    # Padding must not count: the mean over samples is a weighted one, and n_k differs from client to client.
+    places = h[0, 0].numel()
+    count = (stacked._counts * places).unsqueeze(1)
+    if (least := int(count.min())) < 2:
+        raise ValueError(f"Expected more than 1 value per channel when training, got {least} in a client's last batch")
+    each = h.view(len(h), stacked._clients, -1, places)
+    share = stacked._share[:, :, None, None] / places
+    centre = (each * share).sum((0, 3))
+    spread = ((each - centre[..., None]).square() * share).sum((0, 3))
+    with torch.no_grad():
+        mean.lerp_(centre, layer.momentum)
+        var.lerp_(spread * count / (count - 1), layer.momentum)
+    normal = (each - centre[..., None]) * (spread + layer.eps).rsqrt()[..., None]
+    weight, bias = _affine(layer, flat=False)
+    if weight is not None and bias is not None:
+        normal = normal * weight[..., None] + bias[..., None]
+    return normal.view_as(h)
+
+
+def _affine(layer: Any, flat: bool = True) -> tuple[Tensor | None, Tensor | None]:
+    pair = layer.weight, layer.bias
+    return tuple(t if t is None else t.flatten() for t in pair) if flat else pair  # type: ignore[return-value]
+
+
+_FORMS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv2d,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+}
+
+_PLAIN = (
+    nn.Identity, nn.Sequential, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.LeakyReLU,
+    nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.ReLU6,
+)  # fmt: skip

@@ -1,0 +1,105 @@
+"""What the tests of the executors share: small uneven federations in float64, and comparisons of all they leave."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fedlib.algorithms import FedAvg, FedAvgM, FedDF, FedLSD, FedMD, FedNTD, FedProx
+from fedlib.distill import Distillation
+from fedlib.executors import per_sample
+from fedlib.federation import Federation, Local
+from fedlib.losses import kd, proximal
+from fedlib.models import MLP
+
+FLOAT = torch.float64
+UNEVEN = (3, 7, 8, 13, 20, 4)  # with batches of 8: smaller than a batch, one batch, one with a rest
+NORMABLE = (4, 7, 8, 13, 20, 6)  # the same without a batch of one sample, which has no variance
+
+
+class Normed(nn.Module):
+    """A network with BatchNorm: floating-point statistics and an integer counter."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU())
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x, features=False):
+        h = self.body(x)
+        return h if features else self.head(h)
+
+
+def small():
+    return MLP(5, (6,), 3)
+
+
+class Personal(FedProx):
+    """Clients keep their heads; the proximal term then has another anchor for each."""
+
+    personal = ("head.*",)
+
+
+class Pulled(FedAvg):
+    """Each client is pulled to a point of its own, and taught by the model that it received."""
+
+    @per_sample
+    def objective(self, net, state, x, y, context):
+        teacher = kd(net(state, x, train=True), net(context.received, x), 2.0)
+        return super().objective(net, state, x, y, context) + teacher + proximal(net.weights(state), context.own, 0.4)
+
+    def context(self, fed, client):
+        return {n: torch.full_like(fed.state[n], 0.1 * client - 0.2) for n in fed.net.parameters}
+
+
+def public():
+    return torch.randn(12, 5, generator=torch.Generator().manual_seed(9), dtype=FLOAT)
+
+
+ALGORITHMS = {
+    "FedAvg": FedAvg,
+    "FedProx": lambda: FedProx(0.3),
+    "FedAvgM": lambda: FedAvgM(0.9, 0.7),
+    "FedDF": lambda: FedDF(public(), Distillation(steps=3, batch_size=6)),
+    "FedMD, kl": lambda: FedMD(public(), digest_epochs=2),
+    "FedMD, mae": lambda: FedMD(public(), digest="mae"),
+    "FedLSD": lambda: FedLSD(0.5, 2.0),
+    "FedNTD": lambda: FedNTD(1.0, 1.5),
+    "personal": lambda: Personal(0.3),
+    "own": Pulled,
+}
+
+
+def samples(sizes=UNEVEN, shape=(5,), seed=5):
+    g = torch.Generator().manual_seed(seed)
+    n = sum(sizes)
+    x = torch.randn(n, *shape, generator=g, dtype=FLOAT)
+    y = (x.flatten(1)[:, :3] + 0.5 * torch.randn(n, 3, generator=g, dtype=FLOAT)).argmax(1)
+    return x, y, list(torch.randperm(n, generator=g).split(list(sizes)))
+
+
+def federation(algorithm=None, *, model=small, sizes=UNEVEN, shape=(5,), data=None, local=None, **options):
+    x, y, split = data or samples(sizes, shape)
+    settings = {"participation": 0.6, "seed": 3, "dtype": FLOAT, "device": "cpu", "executor": "sequential"} | options
+    local = local or Local(epochs=2, batch_size=8, lr=0.1)
+    return Federation(model, x, y, split, algorithm or FedAvg(), local=local, **settings)
+
+
+def everything(fed):
+    """All that rounds leave: the server's model and memory, what clients keep, losses."""
+    kept = {f"{k}/{n}": t for k, own in fed.own.items() for n, t in own.items()}
+    memory = {f"memory/{n}": t for n, t in fed.memory.items()}
+    losses = torch.tensor([row["loss"] for row in fed.history], dtype=FLOAT)
+    return fed.state | kept | memory | {"losses": losses}
+
+
+def same(a, b, tolerance=0.0):
+    """Bit for bit, or to a tolerance."""
+    assert a.keys() == b.keys()
+    for n in a:
+        assert a[n].dtype == b[n].dtype
+        torch.testing.assert_close(a[n], b[n], rtol=tolerance, atol=tolerance, msg=lambda m, n=n: f"{n}: {m}")
+
+
+def distance(a, b):
+    return max(float((a[n] - b[n]).abs().max()) for n in b)

@@ -1,0 +1,275 @@
+"""The pick of an executor: by a rule that anybody can check, the same every time, and without any effect on results."""
+
+import pytest
+import torch
+from federations import ALGORITHMS, FLOAT, NORMABLE, Normed, everything, federation, same, samples, small
+from torch import nn
+
+from fedlib import choice
+from fedlib.algorithms import FedAvg, FedMD, FedNTD
+from fedlib.batched import batched
+from fedlib.choice import choose
+from fedlib.executors import per_sample, sequential
+from fedlib.federation import Federation, Local
+from fedlib.models import MLP, LeNet5, Net, ResNet8, SmallCNN
+from fedlib.threads import Threads
+
+DIGITS = (31, 140, 8, 75, 62, 110, 53, 97, 20, 66, 84, 49, 120, 33, 71, 58, 102, 45, 90, 123)  # 1,437 samples
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """As many threads as torch is given."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def workload(model, shape, sizes, batch=16, epochs=2, algorithm=FedAvg, **options):
+    x, y, split = samples(sizes, shape)
+    local = Local(epochs, batch, 0.05)
+    options = {"device": "cpu"} | options
+    return Federation(model, x, y, split, algorithm(), local=local, **options)
+
+
+def pick(fed, executor="auto"):
+    work = next(fed._round())
+    return choose(executor, work.net, work.tasks, work.objective)
+
+
+def w(**options):
+    return workload(SmallCNN, (1, 8, 8), DIGITS, **options)
+
+
+# --- the rule ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT])
+def test_many_small_clients_are_computed_together(threads, dtype):
+    """The notes' workload W: digits, 20 clients, a small convolutional network."""
+    found = pick(w(dtype=dtype))
+    if threads == 1:
+        assert (found.name, found.executor) == ("batched", batched)
+        assert found.reason == "20 clients share the overhead of a step"
+    else:
+        assert found.name == "2 threads, batched"
+        assert isinstance(found.executor, Threads)
+        assert found.executor.count == 2
+        assert "s of local work a round; 10 clients share the overhead of a step" in found.reason
+
+
+def test_large_maps_are_computed_one_by_one(threads):
+    """W2: LeNet on 28 x 28."""
+    found = pick(workload(LeNet5, (1, 28, 28), (60,) * 10, 32, 1))
+    assert found.name == {1: "sequential", 2: "2 threads, sequential"}[threads]
+    assert "grouped convolutions are slow for maps of 784 positions" in found.reason
+
+
+def test_hardly_any_work_is_not_worth_a_thread(threads):
+    found = pick(workload(lambda: MLP(64, (64,)), (64,), (20,) * 10, 20, 1))
+    assert (found.name, found.executor) == ("batched", batched)
+    more = pick(workload(lambda: MLP(64, (64,)), (64,), (200,) * 30, 20, 5))
+    assert more.name == {1: "batched", 2: "2 threads, batched"}[threads]
+
+
+def test_few_clients_are_computed_one_by_one(threads):
+    found = pick(workload(small, (5,), (20, 20)))
+    assert (found.name, found.reason) == ("sequential", "2 clients at once gain nothing")
+    assert pick(workload(small, (5,), (20, 20, 20))).name == "batched"
+
+
+def test_many_weights_are_computed_one_by_one(one_thread):
+    found = pick(workload(lambda: MLP(400, (250,)), (400,), (20,) * 5))
+    assert (found.name, found.reason) == (
+        "sequential",
+        "with 102,760 parameters, arithmetic rules a step and not overhead",
+    )
+    assert pick(workload(lambda: MLP(400, (240,)), (400,), (20,) * 5)).name == "batched"
+
+
+def test_padding_that_costs_more_than_it_saves(one_thread):
+    """Full batches: every client's one step is as wide as the largest client."""
+    found = pick(workload(small, (5,), (100, 4, 4, 4), 10**6))
+    assert (found.name, found.reason) == ("sequential", "uneven batches would be padded to 3.6 times the samples")
+    assert pick(workload(small, (5,), (100, 4, 4, 4), 4)).name == "batched", "finished clients are left out"
+    assert pick(workload(small, (5,), (100, 90, 40, 60), 10**6)).name == "batched"
+
+
+def test_waste_counts_what_is_computed(one_thread):
+    tasks = next(workload(small, (5,), (7, 3, 1), 3, 2)._round()).tasks
+    # batches of 3 3 1 3 3 1, of 3 3 and of 1 1: the first two steps are three clients wide, then one is left
+    assert choice._waste(tasks) == pytest.approx((3 * 3 + 3 * 3 + 1 + 3 + 3 + 1) / (7 + 7 + 3 + 3 + 1 + 1))
+
+
+def test_what_cannot_be_stacked_is_computed_one_by_one(one_thread):
+    dropping = pick(workload(lambda: nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.0)), (5,), (20,) * 5))
+    assert (dropping.name, dropping.reason) == ("sequential", "layer 1 is a Dropout, which has no stacked form")
+
+    class Unmarked(FedAvg):
+        def objective(self, net, state, x, y, context):
+            return super().objective(net, state, x, y, context)
+
+    found = pick(workload(small, (5,), (20,) * 5, algorithm=Unmarked))
+    assert found.name == "sequential"
+    assert "Unmarked.objective is not marked per_sample" in found.reason
+
+
+def test_a_rule_that_decides_early_trains_nothing_to_find_out():
+    """The promise is tried only where it would be relied on."""
+    calls = []
+
+    class Counted(FedAvg):
+        @per_sample
+        def objective(self, net, state, x, y, context):
+            calls.append(1)
+            return super().objective(net, state, x, y, context)
+
+    pick(workload(LeNet5, (1, 28, 28), (4, 4, 4), algorithm=Counted))
+    assert not calls
+    pick(workload(small, (5,), (4, 4, 4), algorithm=Counted))
+    assert calls
+
+
+def test_samples_are_counted_as_the_network_gets_them(one_thread):
+    """Bytes are prepared, and then augmented, before anybody asks how large a map is."""
+
+    def crop(x, generator):
+        return x[..., 1:7, 1:7]
+
+    make = lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 4 * 4, 3))  # noqa: E731
+    x, y, split = samples((9, 9, 9), (1, 8, 8))
+    raw = (x * 20).to(torch.uint8)
+    local = Local(1, 3, 0.1, augment=crop)
+    fed = Federation(make, raw, y, split, FedAvg(), local=local, device="cpu", prepare=lambda t: t.float() / 99)
+    assert pick(fed).name == "batched"
+    fed.run(1)
+
+
+# --- by name ---------------------------------------------------------------------------------------------
+
+
+def test_names_stand_for_executors(threads):
+    fed = federation()
+    assert pick(fed, "sequential").executor is sequential
+    assert pick(fed, "batched").executor is batched
+    shared = pick(fed, "threads")
+    assert isinstance(shared.executor, Threads)
+    assert shared.executor.count == 2
+    assert str(pick(fed, "sequential")) == "sequential: as asked for"
+
+    def mine(net, tasks, *rest):
+        return sequential(net, tasks, *rest)
+
+    assert str(pick(fed, mine)) == "mine: as given"
+    assert str(pick(fed, Threads(sequential))) == "Threads: as given"
+
+
+@pytest.mark.parametrize("name", ["", "Auto", "vmap", "processes", "seq"])
+def test_unknown_names_are_refused_at_once(name):
+    with pytest.raises(ValueError, match=f"executor {name!r} is unknown; use auto, sequential, batched, threads, ray"):
+        federation(executor=name)
+
+
+# --- in words --------------------------------------------------------------------------------------------
+
+
+def test_the_explanation_is_the_choice_of_the_next_round(one_thread):
+    fed = w(executor="auto")
+    assert fed.explain() == str(pick(fed)) == "batched: 20 clients share the overhead of a step"
+    assert federation(executor="batched").explain() == "batched: as asked for"
+
+
+def test_explaining_plays_nothing():
+    for options in ({}, {"local": Local(0, 8, 0.1)}):
+        for name in ALGORITHMS:
+            fed, plain = (federation(ALGORITHMS[name](), executor="auto", **options) for _ in range(2))
+            for _ in range(2):
+                before = everything(fed)
+                fed.explain()
+                same(everything(fed), before)
+                assert (fed.round, fed.history, fed.ledger.down) == (len(fed.history), fed.history, fed.ledger.down)
+                assert fed.round == plain.round == len(fed.ledger.down)
+                fed.run(1)
+                plain.run(1)
+            same(everything(fed), everything(plain))
+
+
+def test_no_local_work_is_no_choice():
+    assert federation(local=Local(0, 8, 0.1)).explain() == "no local work"
+    digest = FedMD(torch.zeros(4, 5, dtype=FLOAT), digest_epochs=0)
+    assert federation(digest, executor="sequential").explain() == "sequential: as asked for"
+
+
+def test_choices_are_counted_in_words(one_thread):
+    choice.taken.clear()
+    fed = w(executor="auto")
+    fed.run(2)
+    assert choice.taken == {"batched: 20 clients share the overhead of a step": 2}
+
+
+# --- without effect ----------------------------------------------------------------------------------------
+
+
+def test_the_choice_is_the_same_every_time(threads):
+    for make in (w, lambda: workload(LeNet5, (1, 28, 28), (30,) * 8), lambda: workload(small, (5,), (9, 4, 3))):
+        fed = make()
+        first = str(pick(fed))
+        torch.rand(5)
+        assert str(pick(fed)) == first == str(pick(make()))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_choosing_changes_no_result(name, threads):
+    options = {"model": Normed, "sizes": NORMABLE, "participation": 1.0}
+    one, found = (federation(ALGORITHMS[name](), executor=e, **options) for e in ("sequential", "auto"))
+    one.run(3)
+    found.run(3)
+    same(everything(found), everything(one), 1e-10)
+
+
+@pytest.mark.parametrize("name", ["sequential", "batched", "threads", "auto"])
+def test_every_name_gives_the_same_numbers(name):
+    one, found = (federation(FedNTD(), executor=e) for e in ("sequential", name))
+    one.run(3)
+    found.run(3)
+    same(everything(found), everything(one), 1e-10)
+
+
+def test_counting_work_leaves_the_networks_statistics_alone():
+    net = Net(ResNet8(), dtype=FLOAT)
+    before = {n: t.clone() for n, t in net.module.state_dict().items()}
+    inner = [{n: t.clone() for n, t in r.module.state_dict().items()} for r in (net._train, net._eval)]
+    net.work(torch.randn(1, 3, 8, 8, dtype=FLOAT))
+    same(dict(net.module.state_dict()), before)
+    for resident, kept in zip((net._train, net._eval), inner, strict=True):
+        same(dict(resident.module.state_dict()), kept)
+    assert net.module.training
+    assert not net.module.stem[0]._forward_hooks
+    same(net.initial(), before)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "work", "largest"),
+    [
+        (lambda: MLP(64, (32,)), (64,), 64 * 32 + 32 * 10, 0),
+        (SmallCNN, (1, 8, 8), 64 * 16 * 9 + 16 * 32 * 16 * 9 + 128 * 128 + 1280, 64),
+        (
+            LeNet5,
+            (1, 28, 28),
+            784 * 6 * 25 + 100 * 16 * 6 * 25 + 400 * 120 + 120 * 84 + 84 * 10,
+            784,
+        ),
+        (lambda: nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, groups=2), nn.Flatten()), (4, 7, 7), 9 * 8 * 2 * 9, 9),
+    ],
+)
+def test_multiply_adds_are_counted_as_by_hand(make, shape, work, largest):
+    assert Net(make()).work(torch.zeros(1, *shape)) == (work, largest)

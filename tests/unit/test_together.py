@@ -1,0 +1,348 @@
+"""Several federations side by side: each as it would be alone, in one call of the executor where they may share it."""
+
+import pytest
+import torch
+from federations import (
+    ALGORITHMS,
+    FLOAT,
+    NORMABLE,
+    Normed,
+    distance,
+    everything,
+    federation,
+    public,
+    same,
+    samples,
+    small,
+)
+from torch import nn
+
+from fedlib import observe
+from fedlib.algorithms import FedAvg, FedDF, FedMD, FedNTD, FedProx
+from fedlib.batched import batched
+from fedlib.distill import Distillation
+from fedlib.executors import Diverged, sequential
+from fedlib.federation import Federation, Local, together
+from fedlib.models import MLP, SmallCNN
+from fedlib.threads import Threads
+
+
+class Counting:
+    """An executor that notes how many clients each call gets."""
+
+    def __init__(self, inner=sequential):
+        self.inner, self.calls = inner, []
+
+    def __call__(self, net, tasks, *rest):
+        self.calls.append(len(tasks))
+        return self.inner(net, tasks, *rest)
+
+
+def seeds(algorithm, count=3, **options):
+    """Federations of one setting, of one algorithm object, that differ in their seed."""
+    return [federation(algorithm, seed=s, **options) for s in range(count)]
+
+
+def alone_and_together(make, rounds=3, tolerance=0.0, executor=sequential):
+    """Two lots of the same federations: one played one after the other, one side by side; returns the calls of each."""
+    one, all_ = Counting(executor), Counting(executor)
+    apart, joined = make(one), make(all_)
+    for fed in apart:
+        fed.run(rounds)
+    together(joined, rounds)
+    for a, b in zip(apart, joined, strict=True):
+        same(everything(b), everything(a), tolerance)
+        assert (a.ledger.down, a.ledger.up, a.round) == (b.ledger.down, b.ledger.up, b.round)
+        assert len(a.history) == len(b.history)
+        for old, new in zip(a.history, b.history, strict=True):
+            assert old.keys() == new.keys()
+            assert all(old[c] == pytest.approx(new[c], abs=max(tolerance, 0)) for c in old if c != "seconds")
+    return one.calls, all_.calls
+
+
+# --- seeds of one setting ------------------------------------------------------------------------------
+
+BIT_FOR_BIT = [n for n in ALGORITHMS if n != "FedDF"]  # whose distillation is computed together, too
+
+
+@pytest.mark.parametrize("name", BIT_FOR_BIT)
+def test_each_seed_has_the_bits_that_it_has_alone(name):
+    algorithm = ALGORITHMS[name]
+    apart, joined = alone_and_together(lambda e: seeds(algorithm(), executor=e, local=Local(2, 8, 0.1, 0.5, 0.01)))
+    phases = 5 if name.startswith("FedMD") else 3  # no digest before there is a consensus
+    assert apart == [4] * 3 * phases
+    assert joined == [12] * phases, "one call for each phase, with the clients of all seeds"
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(("executor", "count"), [(batched, 3), (batched, 1), (Threads(batched, 2), 2)])
+def test_each_seed_has_its_numbers_in_one_computation(name, executor, count):
+    algorithm = ALGORITHMS[name]()
+    alone_and_together(lambda e: seeds(algorithm, count, executor=e), 3, 1e-10, executor)
+
+
+@pytest.mark.parametrize("buffers", ["average", "local"])
+@pytest.mark.parametrize("name", ["FedAvg", "FedDF", "FedNTD", "personal", "own"])
+def test_seeds_with_batchnorm(name, buffers):
+    algorithm, options = ALGORITHMS[name](), {"model": Normed, "sizes": NORMABLE, "buffers": buffers}
+    tolerance = 1e-8 if name == "FedDF" else 1e-10  # see test_students_are_distilled_together
+    alone_and_together(lambda e: seeds(algorithm, executor=e, **options), 2, tolerance, batched)
+
+
+@pytest.mark.parametrize("executor", ["sequential", "batched", "threads", "auto"])
+def test_named_executors_play_together(executor):
+    algorithm = FedNTD(0.5)
+    apart, joined = (seeds(algorithm, 4, executor=executor) for _ in range(2))
+    for fed in apart:
+        fed.run(2)
+    together(joined, 2)
+    for a, b in zip(apart, joined, strict=True):
+        same(everything(b), everything(a), 1e-10)
+
+
+def test_seeds_are_not_one_another():
+    feds = seeds(FedAvg())
+    together(feds, 2)
+    assert distance(feds[0].state, feds[1].state) > 1e-3
+    assert distance(feds[0].state, feds[2].state) > 1e-3
+
+
+def test_students_are_distilled_together():
+    """FedDF's server step of all seeds is one computation, where steps are small."""
+    algorithm = FedDF(public(), Distillation(steps=5, batch_size=5))
+    assert alone_and_together(lambda e: seeds(algorithm, 4, executor=e), 3, 1e-10) == ([4] * 12, [16] * 3)
+    # A bias before BatchNorm has no gradient but rounding, which Adam divides by as little as 1e-8.
+    options = {"model": Normed, "sizes": NORMABLE}
+    alone_and_together(lambda e: seeds(algorithm, 4, executor=e, **options), 3, 1e-8)
+
+
+def test_a_network_that_mixes_students_is_distilled_one_by_one():
+    class Mixing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x):
+            return 5 * self.layer(x).softmax(1)
+
+    algorithm = FedDF(public(), Distillation(steps=5, batch_size=5))
+    alone_and_together(lambda e: seeds(algorithm, executor=e, model=Mixing), 2)
+
+
+# --- what belongs together, and what does not --------------------------------------------------------
+
+
+def data(seed, sizes=(3, 7, 8, 13, 20, 4), shape=(5,)):
+    return samples(sizes, shape, seed)
+
+
+class Scaled(nn.Module):
+    """A forward pass that reads something beside layers and tensors."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.layer, self.scale = nn.Linear(5, 3), scale
+
+    def forward(self, x):
+        return self.scale * self.layer(x)
+
+
+def noisy(x, generator):
+    return x + torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+
+def noisier(x, generator):
+    return x + 2 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+
+def in_bytes(executor, algorithm, scale):
+    x, y, split = data(1)
+    x = ((x + 2) * 50).clamp(0, 255).to(torch.uint8)
+    return federation(algorithm, data=(x, y, split), executor=executor, prepare=lambda t: t.to(FLOAT) / scale)
+
+
+def one_algorithm(make):
+    return lambda executor: make(executor, FedProx(0.1))
+
+
+def shared(*settings):
+    """Federations of one algorithm object with these settings."""
+    return one_algorithm(lambda e, algorithm: [federation(algorithm, executor=e, **o) for o in settings])
+
+
+JOINED = {
+    "seeds": shared({"seed": 1}, {"seed": 2}),
+    "the same twice": shared({}, {}),
+    "other data": shared({"data": data(1)}, {"data": data(2)}),
+    "more clients": shared({"data": data(1)}, {"data": data(2, (9, 30, 2, 5, 5, 5, 8, 1))}),
+    "other participation": shared({"participation": 0.2}, {"participation": 1.0}),
+    "other batch size": shared({"local": Local(2, 8, 0.1)}, {"local": Local(2, 3, 0.1)}),
+    "other epochs": shared({"local": Local(1, 8, 0.1)}, {"local": Local(3, 8, 0.1)}),
+    "other decay, first round": shared({"local": Local(1, 8, 0.1)}, {"local": Local(1, 8, 0.1, lr_decay=0.5)}),
+    "one keeps statistics": shared(
+        {"model": Normed, "sizes": NORMABLE, "buffers": "local"}, {"model": Normed, "sizes": NORMABLE}
+    ),
+    "augmented": shared(
+        {"local": Local(1, 8, 0.1, augment=noisy)}, {"seed": 5, "local": Local(1, 8, 0.1, augment=noisy)}
+    ),
+}
+APART = {
+    "algorithm": lambda e: [federation(FedProx(mu), executor=e) for mu in (0.1, 0.9)],
+    "kind of algorithm": lambda e: [federation(a, executor=e) for a in (FedAvg(), FedNTD())],
+    "learning rate": shared({"local": Local(1, 8, 0.1)}, {"local": Local(1, 8, 0.2)}),
+    "momentum": shared({"local": Local(1, 8, 0.1)}, {"local": Local(1, 8, 0.1, 0.9)}),
+    "weight decay": shared({"local": Local(1, 8, 0.1)}, {"local": Local(1, 8, 0.1, 0.0, 0.1)}),
+    "network": shared({}, {"model": lambda: MLP(5, (7,), 3)}),
+    "kind of network": shared({"sizes": NORMABLE}, {"sizes": NORMABLE, "model": Normed}),
+    "what a network reads": shared({"model": lambda: Scaled(0.5)}, {"model": lambda: Scaled(2.0)}),
+    "dtype": shared({}, {"dtype": torch.float32}),
+    "augmentation": shared({"local": Local(1, 8, 0.1, augment=noisy)}, {"local": Local(1, 8, 0.1, augment=noisier)}),
+    "no augmentation": shared({"local": Local(1, 8, 0.1, augment=noisy)}, {"local": Local(1, 8, 0.1)}),
+    "preparation": one_algorithm(lambda e, a: [in_bytes(e, a, scale) for scale in (10, 99)]),
+    "bytes": one_algorithm(lambda e, a: [in_bytes(e, a, 50), federation(a, executor=e)]),
+    "shape of samples": one_algorithm(
+        lambda e, a: [
+            federation(a, executor=e, model=lambda: MLP(6, (4,), 3), data=data(1, shape=s)) for s in ((6,), (2, 3))
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+@pytest.mark.parametrize(("executor", "tolerance"), [(sequential, 0.0), (batched, 1e-10)])
+def test_clients_that_belong_together_are_trained_in_one_call(name, executor, tolerance):
+    rounds = 1 if "first round" in name else 2
+    apart, joined = alone_and_together(JOINED[name], rounds, tolerance, executor)
+    assert len(apart) == 2 * rounds
+    assert len(joined) == rounds
+    assert sum(apart) == sum(joined)
+
+
+@pytest.mark.parametrize("name", APART)
+@pytest.mark.parametrize(("executor", "tolerance"), [(sequential, 0.0), (batched, 1e-10)])
+def test_clients_that_differ_are_trained_apart(name, executor, tolerance):
+    apart, joined = alone_and_together(APART[name], 2, tolerance, executor)
+    assert sorted(apart) == sorted(joined)
+
+
+def test_classes_of_one_name_are_two_networks():
+    def network(power):
+        class Net_(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(5, 3)
+
+            def forward(self, x):
+                return self.layer(x**power)
+
+        return Net_
+
+    models, algorithm = [network(1), network(2)], FedAvg()
+    alone_and_together(lambda e: [federation(algorithm, model=m, executor=e) for m in models])
+
+
+def test_executors_that_differ_are_each_given_their_own():
+    algorithm, one, two = FedAvg(), Counting(), Counting()
+    feds = [federation(algorithm, seed=s, executor=e) for s, e in enumerate((one, two, one))]
+    together(feds, 2)
+    assert (one.calls, two.calls) == ([8, 8], [4, 4])
+
+
+def test_federations_in_different_rounds_are_each_in_their_own():
+    """A decaying rate and the round in the objective's context keep them apart."""
+    local, algorithm = Local(1, 8, 0.2, lr_decay=0.5), FedAvg()
+
+    def make(executor):
+        feds = seeds(algorithm, 3, local=local, executor=executor)
+        feds[1].run(2)
+        executor.calls.clear()
+        return feds
+
+    apart, joined = alone_and_together(make)
+    assert apart == [4] * 9
+    assert joined == [8, 4] * 3
+
+
+def test_federations_with_different_numbers_of_phases():
+    """FedMD digests from its second round on; a federation that is in its first has one phase less."""
+    algorithm = FedMD(public(), digest_epochs=2)
+
+    def make(executor):
+        feds = [*seeds(algorithm, 3, executor=executor), federation(FedAvg(), executor=executor)]
+        feds[1].run(1)
+        feds[2].run(1)
+        executor.calls.clear()
+        return feds
+
+    alone_and_together(make, 3)
+    alone_and_together(make, 3, 1e-10, batched)
+    counting = Counting()
+    together(make(counting), 1)
+    # revisit of the first beside digests of two others, and an algorithm of its own; then the two others' revisits
+    assert counting.calls == [4, 8, 4, 8]
+
+
+def test_some_have_no_local_work():
+    algorithm = FedAvg()
+    settings = [{"local": Local(e, 8, 0.1)} for e in (0, 1, 0, 2)]
+    alone_and_together(lambda e: [federation(algorithm, executor=e, **options) for options in settings])
+
+
+# --- what is left behind -----------------------------------------------------------------------------
+
+
+def test_observers_see_their_own_federation():
+    x, y, _ = samples()
+    algorithm = FedAvg()
+    seen = []
+
+    def watch(fed, what):
+        seen.append((fed.seed, what.number, what.clients == fed.sample(what.number)))
+        return {"seed": fed.seed}
+
+    def make(executor):
+        return seeds(algorithm, executor=executor, observers=[watch, observe.client_accuracy(x, y)])
+
+    alone_and_together(make, 2)
+    assert all(right for *_, right in seen)
+    assert [s for s, *_ in seen] == [0, 0, 1, 1, 2, 2, 0, 1, 2, 0, 1, 2]
+
+
+def test_playing_on_alone_after_playing_together():
+    algorithm = FedNTD()
+    one, all_ = seeds(algorithm), seeds(algorithm)
+    for fed in one:
+        fed.run(4)
+    together(all_, 2)
+    all_[1].run(2)
+    together([all_[2], all_[0]], 2)
+    for a, b in zip(one, all_, strict=True):
+        same(everything(b), everything(a))
+        assert [row["round"] for row in b.history] == [1, 2, 3, 4]
+
+
+def test_nothing_to_play():
+    fed = federation()
+    together([], 3)
+    together([fed], 0)
+    assert (fed.round, fed.history) == (0, [])
+
+
+def test_one_that_diverges_stops_all_before_anybodys_round_counts():
+    x, y, split = samples()
+    x = x.clone()
+    x[split[3]] = float("nan")
+    algorithm = FedAvg()
+    good = federation(algorithm, participation=1.0)
+    bad = Federation(small, x, y, split, algorithm, local=good.local, dtype=FLOAT, device="cpu", executor="sequential")
+    start = everything(good)
+    with pytest.raises(Diverged, match="client 3"):
+        together([good, bad], 2)
+    same(everything(good), start)
+    assert (good.round, bad.round, good.history) == (0, 0, [])
+
+
+def test_many_seeds_of_a_convolutional_network():
+    algorithm = FedAvg()
+    options = {"model": SmallCNN, "shape": (1, 8, 8), "sizes": (9, 4, 6), "local": Local(1, 4, 0.05, 0.9)}
+    alone_and_together(lambda e: seeds(algorithm, 5, executor=e, **options), 2, 1e-10, batched)

@@ -106,7 +106,7 @@ class AdaGrad:
 
 
 def clip_norm(grads: Mapping[str, Tensor], most: float) -> dict[str, Tensor]:
-    """Gradients scaled down together so that their joint Euclidean norm, in a stack each client's, is ``most`` at most."""
+    """Gradients scaled down together to a joint Euclidean norm of ``most`` at most; in a stack, each client's."""
     keep = 1 if isinstance(grads, Stack) else 0
     squares = [torch.linalg.vector_norm(g.reshape(*g.shape[:keep], -1), dim=-1) for g in grads.values()]
     norm = torch.linalg.vector_norm(torch.stack(squares), dim=0)

@@ -74,7 +74,7 @@ def crop_and_flip(x: Tensor, rng: Source, padding: int = 4) -> Tensor:
 
 # They take `rng.Several`: executors may change the batches of many clients at once.
 for _change in (random_crop, horizontal_flip, cutout, crop_and_flip):
-    _change.several = True  # type: ignore[attr-defined]
+    setattr(_change, "several", True)  # noqa: B010
 
 
 def _shape(x: Tensor) -> tuple[int, int, int, int]:

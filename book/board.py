@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from book import chapters
+from book import chapters, records
 from book.jobs import Job
 
 
@@ -41,7 +41,7 @@ class Board:
         for job in self.jobs:
             if job.status == "running" and (text := job.progress()).startswith("waits for"):
                 self._say(job, text)
-            elif job.status in ("ok", "failed", "error"):
+            elif job.status in ("ok", "partly", "failed", "error"):
                 self._say(job, f"{job.status}{took(job)}{f'  {job.message}' if job.message else ''}")
 
     def _say(self, job: Job, text: str) -> None:
@@ -100,6 +100,18 @@ def report(jobs: list[Job], console: Console) -> None:
             console.print(f"{text}  traceback  {trace}", highlight=False, markup=False, soft_wrap=True)
         elif job.status == "error":
             console.print(f"\n{job.slug}: {job.message}", highlight=False, markup=False, soft_wrap=True)
+
+
+def explain(jobs: list[Job], console: Console) -> None:
+    """Which executors trained the clients of each chapter, how often, and why: from the records of the runs."""
+    for job in jobs:
+        evidence = (records.read(job.slug, job.stem) or {}).get("evidence") or {}
+        console.print(f"\n{job.slug}  {job.title}", highlight=False, markup=False)
+        taken = sorted(evidence.get("executors", {}).items(), key=lambda pair: -pair[1])
+        for reason, times in taken:
+            console.print(f"{times:>8} x  {reason}", highlight=False, markup=False, soft_wrap=True)
+        if not taken:
+            console.print("  no federation was played", highlight=False, markup=False)
 
 
 def summary(jobs: list[Job], started: float) -> str:

@@ -50,6 +50,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run what is fresh, too, from the beginning.")] = False,
     on: Annotated[str | None, typer.Option(help="'ray': spread the runs over a Ray cluster.")] = None,
     parts: Annotated[int, typer.Option(min=1, help="With --on ray: tasks that share a chapter's seeds.")] = 1,
+    explain: Annotated[bool, typer.Option("--explain", help="Say how clients were trained, and why so.")] = False,
 ) -> None:
     """Execute chapters; what is fresh is skipped, what was interrupted goes on where it stopped."""
     if on not in (None, "ray"):
@@ -69,6 +70,8 @@ def run(
         console.print("stopped; what was finished is kept, and the same call goes on from here")
         raise typer.Exit(130) from None
     board.report(planned, console)
+    if explain:
+        board.explain(planned, console)
     console.print(board.summary(planned, started), highlight=False)
     if not good:
         raise typer.Exit(1)

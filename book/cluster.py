@@ -33,59 +33,47 @@ def run_on_ray(planned: list[Job], console: Console, parts: int = 1) -> bool:
     """Run what is not fresh on the cluster; True when nothing failed. One chapter that fails never stops the others.
 
     With ``parts`` above one, each chapter's seeds are shared out among that many tasks, and when these are done the
-    chapter itself runs from their results; they are added to ``planned``. Raises PressError, before anything runs, when
-    there is no cluster or it lacks what a chapter needs. KeyboardInterrupt (Ctrl-C, or a polite kill of the press)
+    chapter itself runs from their results and computes what they lack. Raises PressError, before anything runs, when
+    there is no cluster or it has not what a chapter needs. KeyboardInterrupt (Ctrl-C, or a polite kill of the press)
     stops the tasks and is passed on.
     """
     with _cluster() as cluster:
         todo = [(whole, whole.split(parts) if parts > 1 else []) for whole in jobs.pending(planned)]
         for whole, _ in todo:
             cluster.needs(whole)  # raises
-        planned += (shares := [part for _, share in todo for part in share])
-        board = Board(planned, console)
+        shares = [part for _, share in todo for part in share]
+        board = Board(planned + shares, console)
         with stoppable(), board.shown():
             for part in jobs.pending(shares):
                 cluster.submit(part)
             while todo or cluster.flying:
                 ready = [pair for pair in todo if all(part.status not in ("waiting", "running") for part in pair[1])]
                 for whole, share in ready:
-                    _take_up(cluster, whole, share)
+                    if share:
+                        _merge(whole, share)
+                    cluster.submit(whole, share)
                 todo = [pair for pair in todo if pair not in ready]
                 cluster.collect(0.2)
                 board.update()
     return all(job.status in ("ok", "fresh") for job in planned)
 
 
-def _take_up(cluster: _Cluster, whole: Job, parts: list[Job]) -> None:
-    """Run a chapter whose parts are done, or say which of them it lacks."""
-    if bad := [part.stem for part in parts if part.status not in ("ok", "fresh")]:
-        whole.status, whole.message = "error", f"not run, for want of {', '.join(bad)}"
-        return
-    if parts:
-        _merge(whole, parts)
-    cluster.submit(whole, parts)
-
-
 def _merge(whole: Job, parts: list[Job]) -> None:
-    """Put the results of the parts where the chapter looks for what it has computed already.
+    """Put what the parts have computed for single seeds where the chapter looks for what it has computed already.
 
-    Only results that one part alone has asked for: they belong to one seed. What several parts have computed under one
-    name is about all seeds together, or about none, and the chapter computes it itself.
+    That holds for parts that did not come to their end, too: a chapter may want a seed that one of them has not.
     """
     sources = freshness.Sources.take(whole.slug)  # before the parts are found fresh, so that no edit slips between
     everything = sources.dependencies({"profile": whole.profile, **whole.overrides})
     if whole.force:
         shutil.rmtree(execute.resume_folder(whole.slug, whole.stem), ignore_errors=True)
     whole.merged = True
-    found = [records.read(whole.slug, part.stem) for part in parts]
-    kept = [record["kept"] for record in found if record and not freshness.record_changes(whole.slug, record)]
-    if len(kept) < len(parts):  # the sources have changed meanwhile
-        return
-    times = Counter(name for results in kept for name in results)
     folder = execute.kept_folder(whole.slug, whole.stem, everything)
-    for results in kept:
-        for name in (n for n in results if times[n] == 1):
-            files.write(folder / name, results[name])
+    for part in parts:
+        record = records.read(whole.slug, part.stem)
+        if record and not freshness.record_changes(whole.slug, record):
+            for name, text in record["kept"].items():
+                files.write(folder / name, text)
 
 
 class _Cluster:
@@ -150,12 +138,14 @@ class _Cluster:
             except self.ray.exceptions.RayError as error:
                 lines = [line for line in str(error).splitlines() if line.strip()] or [""]
                 job.status, job.message = "error", f"Ray gave up on it ({type(error).__name__}): {lines[-1].strip()}"
-                continue
-            _store(job, answer.files, parts)
-            job.tail.extend(answer.output)
-            job.finish(answer.status)
+            else:
+                _store(job, answer.files, parts)
+                job.tail.extend(answer.output)
+                job.finish(answer.status)
             if job.status == "ok":
                 _clear(parts)
+            elif job.part is not None:
+                job.status, job.message = "partly", f"ended early ({job.message}); the chapter computes the rest"
         for job, _ in self.flying.values():
             if job.status == "waiting" and job.progress():
                 job.status, job.since = "running", time.monotonic()

@@ -61,8 +61,8 @@ def run_chapter(
     """Run a chapter unless a fresh run is there, and return its record. Raises PressError when nothing can be written.
 
     Waits when another press is at the same chapter and profile, says so on standard output, and takes over its result.
-    With ``part`` it has a share of its seeds only, and its record holds what was computed for them; ``merged`` says
-    that such results have been put in place for this run (``force`` then leaves them there).
+    With ``part`` it has a share of its seeds only, and its record holds what was computed for each of them; ``merged``
+    says that such results have been put in place for this run (``force`` then leaves them there).
     """
     stem = parameters.stem(profile, overrides, part)
     progress = progress_path(slug, stem)
@@ -122,7 +122,8 @@ def _run(
     else:
         record["dependencies"], record["packs"] = everything, {}
     if part is not None:
-        record["kept"] = {path.name: path.read_text(encoding="utf-8") for path in sorted(kept.glob("*.json"))}
+        texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(kept.glob("*.json"))}
+        record["kept"] = {name: text for name, text in texts.items() if "seed" in json.loads(text)}
     record["hash"] = freshness.digest(record["dependencies"])
     record["peak_memory_mb"] = max(_peak_memory_mb(), (evidence or {}).get("peak_memory_mb", 0.0))
     _store(record, executed, slug, stem)

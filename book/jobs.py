@@ -37,9 +37,9 @@ class Job:
     force: bool = False
     part: tuple[int, int] | None = None
     merged: bool = False  # what its parts have computed was put where the run looks for what is done already
-    status: str = (
-        "waiting"  # then running, and in the end ok, fresh, failed, error (the press could not run it) or stopped
-    )
+    # Then running, and in the end ok, fresh, failed, error (the press could not run it), stopped, or, for a part that did
+    # not come to its end, partly.
+    status: str = "waiting"
     message: str = ""
     seconds: float | None = None
     memory: float | None = None

@@ -146,7 +146,8 @@ class Run:
 
         ``compute(some)`` gives the results of some seeds in their order, and may train them side by side
         (:func:`fedlib.federation.together`): of all that are not kept on disk, or of ``at_once`` at most. Each is kept
-        as :meth:`once` keeps ``name/seed``.
+        as :meth:`once` keeps ``name/seed``, and may come from another process that had only some of the seeds: it must
+        depend on its own seed alone.
         """
         wanted = self.seeds if seeds is None else [int(s) for s in seeds]
         found = {s: kept for s in wanted if (kept := self._kept(f"{name}/{s}")) is not None}
@@ -158,7 +159,7 @@ class Run:
             results = compute(some)
             seconds = (time.perf_counter() - start) / len(some)
             for s, result in zip(some, results, strict=True):
-                found[s] = self._keep(f"{name}/{s}", result, seconds)
+                found[s] = self._keep(f"{name}/{s}", result, seconds, seed=s)
         self._done += len(wanted)
         return {s: found[s]["result"] for s in wanted}
 
@@ -172,9 +173,9 @@ class Run:
                 return json.loads(path.read_text())
         return None
 
-    def _keep(self, key: str, result: Any, seconds: float) -> dict[str, Any]:
+    def _keep(self, key: str, result: Any, seconds: float, **more: Any) -> dict[str, Any]:
         # The round trip makes a fresh result the same object that a resumed run would read (lists, string keys).
-        text = json.dumps({"key": key, "result": result, "seconds": round(seconds, 3)})
+        text = json.dumps({"key": key, "result": result, "seconds": round(seconds, 3), **more})
         if path := self._path(key):
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(f".{os.getpid()}.part")

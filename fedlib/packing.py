@@ -23,14 +23,16 @@ def pack(value: Any, device: torch.device) -> tuple[Any, dict[str, Tensor]]:
         name = where
         while name in tensors:  # 3 and "3" are different keys, and so are "a/b" and "b" in "a"
             name += "'"
-        # Dense tensors keep the order of their dimensions in memory: a matrix product's last bits depend on it.
-        order = sorted(range(tensor.dim()), key=lambda d: -tensor.stride()[d])
-        stored = tensor.detach().permute(order).contiguous().cpu()
+        stored, turned = tensor.detach(), {}
+        if not stored.is_contiguous():
+            # The order of the dimensions in memory is kept: a matrix product's last bits depend on it.
+            turned = {"order": sorted(range(stored.dim()), key=lambda d: -stored.stride()[d])}
+            stored = stored.permute(turned["order"]).contiguous()
+        stored = stored.cpu()
         if stored.untyped_storage().data_ptr() in storages:
             stored = stored.clone()
         storages.add(stored.untyped_storage().data_ptr())
         tensors[name] = stored
-        turned = {} if order == sorted(order) else {"order": order}
         host = {"host": True} if tensor.device.type == "cpu" != device.type else {}
         return {"tensor": name, **turned, **host}
 
@@ -63,8 +65,9 @@ def unpack(packed: Any, tensors: Mapping[str, Tensor], device: torch.device) -> 
         name = entry["tensor"]
         if name not in there:
             tensor = tensors[name].to("cpu" if entry.get("host") else device)
-            order = entry.get("order", list(range(tensor.dim())))
-            there[name] = tensor.permute(sorted(range(tensor.dim()), key=order.__getitem__))
+            if order := entry.get("order"):
+                tensor = tensor.permute(sorted(range(len(order)), key=order.__getitem__))
+            there[name] = tensor
         return there[name]
 
     def walk(packed: Any) -> Any:

@@ -28,8 +28,7 @@ def slow(s):
     while s == {held} and (here / "hold").exists():
         time.sleep(0.01)
     return s
-for s in run.seeds:
-    assert run.once(f"slow/{{s}}", lambda s=s: slow(s)) == s
+assert run.each("slow", lambda some: [slow(s) for s in some], at_once=1) == {{s: s for s in run.seeds}}
 everyone = run.once("all", lambda: noted("{slug}all", list(run.seeds)))
 if everyone != run.seeds:
     raise ValueError(everyone)
@@ -135,12 +134,24 @@ def test_a_chapter_that_fails_is_not_tried_again(tree, machines, add, state):
     assert state("good") == "fresh"
     assert state("bad") == "failed"
     assert calls(tree).count("bad0") == 1
-    # In parts: the failing part is named, with its traceback; the chapter itself is not run.
+    # In parts: they are said to have failed, and the chapter fails from their results.
     status, output = tree.press("run", "bad", "--on", "ray", "--parts", "2", "--force")
     assert status == 1
-    assert "bad: not run, for want of quick-1of2, quick-2of2" in output
-    assert "quick-2of2.failed.ipynb" in output
-    assert calls(tree).count("bad0") == 2
+    assert output.count("ended early (ZeroDivisionError: division by zero); the chapter computes the rest") == 2
+    assert "quick.failed.ipynb" in output
+    assert [calls(tree).count(f"bad{s}") for s in range(3)] == [2, 2, 2]
+
+
+def test_a_part_may_fail_for_want_of_a_seed_that_the_chapter_has(tree, machines, add):
+    source = add("demo")
+    tree.edit(source, "everyone = run.once", "dict.fromkeys(run.seeds)[seed]\neveryone = run.once")
+    status, output = tree.press("run", "demo", "--on", "ray", "--parts", "2")
+    assert status == 0, output
+    assert "quick-2of2  partly" in output
+    assert "ended early (KeyError: 0)" in output
+    assert calls(tree) == ["demo0", "demo1", "demo2", "demoall", "demoall"]
+    left = {path.name for path in chapters.executed_path("demo", "quick").parent.iterdir()}
+    assert left == {"quick.ipynb", "quick.json"}
 
 
 def test_machines_that_do_not_share_the_tree_get_a_copy(tree, machines, add, monkeypatch, state):
@@ -341,10 +352,16 @@ def test_a_forced_run_takes_up_what_was_merged_for_it(tree, add):
         assert kept.exists() == merged
 
 
-def test_only_what_one_part_alone_has_computed_is_merged(tree):
-    whole, parts = pretended_parts(tree, 2, [{"0.json": "a", "all.json": "b"}, {"1.json": "c", "all.json": "b"}])
+def test_what_parts_have_of_single_seeds_is_merged(tree):
+    whole, parts = pretended_parts(tree, 2, [{"0.json": "a"}, {"1.json": "c"}])
     cluster._merge(whole, parts)
     assert found(tree) == {"0.json": "a", "1.json": "c"}
+
+
+def test_a_part_keeps_what_belongs_to_single_seeds(tree, add):
+    add("demo")
+    kept = tree.run("demo", part=(1, 2))["kept"]
+    assert sorted(json.loads(text)["key"] for text in kept.values()) == ["slow/0", "slow/2"]
 
 
 def test_parts_of_other_code_are_not_merged(tree):

@@ -253,3 +253,17 @@ def test_parts_left_by_a_killed_press_are_swept(tree):
     assert not part.exists()
     assert others.exists(), "another press may be at it: it is a run with other parameters"
     assert freshness.state("demo", "quick") == "fresh"
+
+
+def test_explain_says_how_clients_were_trained(tree):
+    status, output = tree.press("run", "demo", "--explain")
+    assert (status, "no federation was played" in output) == (0, True)
+    path = chapters.executed_path("demo", "quick").with_suffix(".json")
+    record = json.loads(path.read_text())
+    record["evidence"]["executors"] = {
+        "batched: 5 clients share the overhead of a step": 12,
+        "sequential: one client": 3,
+    }
+    path.write_text(json.dumps(record))
+    _, output = tree.press("run", "demo", "--explain")
+    assert output.index("12 x  batched: 5 clients share the overhead of a step") < output.index("3 x  sequential")

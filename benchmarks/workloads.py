@@ -204,8 +204,8 @@ _LISTED = (
         batch=20,
         lr=0.1,
         contenders=(*ALL[:-1], "fedlib-3-seeds", "fedlib-10-seeds"),
-        rounds=51,
-        repeats=2,
+        rounds=101,
+        repeats=3,
     ),
     _resnet(
         "resnet",

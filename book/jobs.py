@@ -37,8 +37,7 @@ class Job:
     force: bool = False
     part: tuple[int, int] | None = None
     merged: bool = False  # what its parts have computed was put where the run looks for what is done already
-    # Then running, and in the end ok, fresh, failed, error (the press could not run it), stopped, or, for a part that did
-    # not come to its end, partly.
+    # Then running; in the end ok, fresh, failed, error (the press could not run it), stopped, or partly (a part only).
     status: str = "waiting"
     message: str = ""
     seconds: float | None = None

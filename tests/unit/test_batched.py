@@ -420,6 +420,42 @@ def test_a_factor_that_counts_samples_is_found_out():
         federation(aimed(summed)(), executor="batched").run(1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT])
+@pytest.mark.parametrize("mu", [1.0, 1e-2, 1e-4])
+def test_rounding_hides_no_small_term(dtype, mu):
+    """A proximal term written for one client is small beside the loss, and many clients times too large."""
+
+    @per_sample
+    def slightly_coupled(net, state, x, y, context):
+        squares = sum((state[n] - context.received[n]).square().sum() for n in net.parameters)
+        return cross_entropy(net(state, x, train=True), y) + 0.5 * mu * squares
+
+    with pytest.raises(ValueError, match="slightly_coupled or a layer does not give each client its own result"):
+        federation(aimed(slightly_coupled)(), dtype=dtype, executor="batched").run(1)
+
+
+def test_an_objective_may_bring_tensors_of_its_own():
+    """They have the federation's precision: the promise is tried in that, too."""
+    mixing = torch.tensor([[1.0, 0.2, 0.0], [0.0, 1.0, 0.3], [0.4, 0.0, 1.0]])
+
+    @per_sample
+    def mixed(net, state, x, y, context):
+        return cross_entropy(net(state, x, train=True) @ mixing, y)
+
+    one, all_ = (federation(aimed(mixed)(), dtype=torch.float32, executor=e) for e in ("sequential", "batched"))
+    one.run(2)
+    all_.run(2)
+    same(all_.state, one.state, 1e-5)
+
+    @per_sample
+    def mixed_and_broken(net, state, x, y, context):
+        logits = net(state, x, train=True) @ mixing
+        return cross_entropy(logits - logits.mean(-2, keepdim=True), y)
+
+    with pytest.raises(ValueError, match="mixed_and_broken or a layer does not give each client its own result"):
+        federation(aimed(mixed_and_broken)(), dtype=torch.float32, executor="batched").run(1)
+
+
 def test_preparing_is_a_part_of_the_promise():
     def coupled(x):
         return x.to(FLOAT) - x.to(FLOAT).mean(0)

@@ -11,6 +11,7 @@ import resource
 import signal
 import threading
 import time
+import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -575,6 +576,10 @@ def test_the_file_can_be_read_with_plain_tools(tmp_path):
     for n, w in fed.state.items():
         same(found[f"state/{n}"], w)
         same(found[f"memory/adam/m/{n}"], fed.memory["adam"]["m"][n])
+    back = federation("nested memory")
+    checkpoint.restore(back, tmp_path / "c")
+    everything = [*back.state.values(), *back.memory["adam"]["m"].values(), *(t for _, t in back.memory["pair"])]
+    assert {t.data_ptr() % 64 for t in everything} == {0}  # as torch aligns memory
 
 
 # --- nested values ------------------------------------------------------------------------------
@@ -615,13 +620,22 @@ def test_nested_values_come_back_as_they_were(value):
 
 def test_one_tensor_in_two_places_is_one_again_and_views_come_apart():
     one, device = torch.arange(6.0), torch.device("cpu")
-    value = {"a": one, "b": [one], "view": one[2:4], "turned": one.view(2, 3).T}
+    turned = one.view(2, 3).T
+    value = {"a": one, "b": [one], "view": one[2:4], "turned": turned, "again": turned}
     packed, found = packing.pack(value, device)
     assert sorted(found) == ["a", "turned", "view"]
     back = packing.unpack(packed, found, device)
     same(value | {"view": one[2:4].clone()}, back)
     assert back["a"] is back["b"][0]
+    assert back["turned"] is back["again"]
     assert len({t.untyped_storage().data_ptr() for t in found.values()}) == 3
+
+
+def test_paths_that_read_alike_are_kept_apart():
+    value = {3: torch.ones(1), "3": torch.zeros(1), "a/b": torch.ones(2), "a": {"b": torch.zeros(2)}}
+    packed, found = packing.pack(value, torch.device("cpu"))
+    assert len(found) == 4
+    same(value, packing.unpack(packed, found, torch.device("cpu")))
 
 
 def test_what_stays_on_the_host_stays_there():
@@ -652,6 +666,7 @@ def test_what_cannot_be_saved_is_named_after_the_first_round(kind, tmp_path):
             super().aggregate(fed, uploads, weights)
             fed.memory["server"] = {"things": [1, EXOTIC[kind]]}
 
+    warnings.simplefilter("error")  # it is not tried, and said, a second time
     with pytest.raises(TypeError, match=f"memory/server/things/1 is a {kind}, .*convert it"):
         checkpoint.play(federation(algorithm=Exotic()), 50, tmp_path / "c")
     assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from fedlib.federation import Federation, Local, Work, together, weighted_mean
 from fedlib.models import MLP
 
 FLOAT = torch.float64
+EXECUTORS = ("sequential", "batched", "threads", "auto")
 UNEVEN = (3, 7, 8, 13, 20, 4)  # with batches of 8: smaller than a batch, one batch, one with a rest
 
 
@@ -104,7 +105,7 @@ def by_hand(fed, rounds, local, participation):
     return {n: w.detach() for n, w in server.named_parameters()}
 
 
-@pytest.mark.parametrize("executor", ["sequential", "batched"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("participation", [0.1, 0.6, 1.0])
 @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.01)])
 def test_round_loop_equals_a_derivation_by_hand(executor, participation, momentum, weight_decay):
@@ -157,7 +158,7 @@ def one_step(algorithm=None, epochs=1, **options):
     return fed.state
 
 
-@pytest.mark.parametrize("executor", ["sequential", "batched"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_fedsgd_is_a_central_gradient_step(executor):
     assert distance(one_step(executor=executor), central_steps(5, 0.5)) < 1e-13
 
@@ -175,9 +176,10 @@ def test_fedsgd_needs_weights_by_samples_and_a_single_step():
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.01)])
-def test_executors_agree(name, momentum, weight_decay):
+@pytest.mark.parametrize("executor", EXECUTORS[1:])
+def test_executors_agree(name, momentum, weight_decay, executor):
     local = Local(2, 8, 0.1, momentum, weight_decay)
-    a, b = (federation(ALGORITHMS[name](), local=local, executor=e) for e in ("sequential", "batched"))
+    a, b = (federation(ALGORITHMS[name](), local=local, executor=e) for e in ("sequential", executor))
     a.run(4)
     b.run(4)
     same(everything(a), everything(b), 1e-10)
@@ -186,12 +188,13 @@ def test_executors_agree(name, momentum, weight_decay):
 
 @pytest.mark.parametrize("buffers", ["average", "local"])
 @pytest.mark.parametrize("name", [n for n in ALGORITHMS if n != "FedMD"])
-def test_executors_agree_with_batchnorm(name, buffers):
+@pytest.mark.parametrize("executor", EXECUTORS[1:])
+def test_executors_agree_with_batchnorm(name, buffers, executor):
     sizes = (4, 7, 8, 13, 20, 6)  # no batch of one sample: it has no variance
     local = Local(2, 8, 0.1, 0.9)
     a, b = (
         federation(ALGORITHMS[name](), model=Normed, sizes=sizes, local=local, executor=e, buffers=buffers)
-        for e in ("sequential", "batched")
+        for e in ("sequential", executor)
     )
     a.run(4)
     b.run(4)
@@ -237,7 +240,7 @@ OFF = {
 }
 
 
-@pytest.mark.parametrize("executor", ["sequential", "batched"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("name", OFF)
 def test_switched_off_is_fedavg_bit_for_bit(name, executor):
     plain, off = federation(executor=executor), federation(OFF[name](), executor=executor)
@@ -257,7 +260,7 @@ def test_switched_on_is_not_fedavg(name):
 # --- same seed, same bits; order does not matter --------------------------------------------------
 
 
-@pytest.mark.parametrize("executor", ["sequential", "batched"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_same_seed_same_bits_whatever_was_drawn_before(name, executor):
     a = federation(ALGORITHMS[name](), executor=executor)
@@ -403,7 +406,7 @@ def test_local_settings_that_cannot_work(wrong):
         Local(**wrong)
 
 
-@pytest.mark.parametrize("executor", ["sequential", "batched"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_divergence_names_round_and_client(executor):
     x, y, split = samples()
     x = x.clone()
@@ -425,7 +428,7 @@ def test_divergence_names_round_and_client(executor):
     assert (caught.value.round, caught.value.client) == (0, 2)
 
 
-@pytest.mark.parametrize("executor", ["sequential", "batched"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_divergence_in_a_later_round_is_numbered_from_zero(executor):
     fed = federation(executor=executor, participation=1.0)
     fed.run(2)

@@ -174,9 +174,12 @@ def test_an_interrupted_press_ends_its_tasks(tree, machines, add, until, monkeyp
     add("demo", held=1)
     (tree.root / "hold").touch()
     press = tree.start("run", "demo", "--on", "ray")
-    until(lambda: kernel(tree, "demo"), "the kernel is at work")
-    press.send_signal(signal.SIGINT)
-    output, _ = press.communicate(timeout=60)
+    try:
+        until(lambda: kernel(tree, "demo"), "the kernel is at work")
+        press.send_signal(signal.SIGINT)
+        output, _ = press.communicate(timeout=60)
+    finally:
+        press.kill()
     assert press.returncode == 130, output
     assert "the same call goes on from here" in output
     assert "Traceback" not in output
@@ -194,11 +197,13 @@ def test_a_machine_that_is_lost_loses_nothing(tree, machines, add, until, state)
     lost = []
 
     def kill():
-        until(lambda: kernel(tree, "one") and kernel(tree, "two"), "both are at work")
-        machines.remove_node(machines.others.pop(), allow_graceful=False)
-        until(lambda: gone(kernel(tree, "one")) or gone(kernel(tree, "two")), "a kernel has died with its machine")
-        lost.append("one" if gone(kernel(tree, "one")) else "two")
-        (tree.root / "hold").unlink()
+        try:
+            until(lambda: kernel(tree, "one") and kernel(tree, "two"), "both are at work")
+            machines.remove_node(machines.others.pop(), allow_graceful=False)
+            until(lambda: gone(kernel(tree, "one")) or gone(kernel(tree, "two")), "a kernel has died with its machine")
+            lost.append("one" if gone(kernel(tree, "one")) else "two")
+        finally:
+            (tree.root / "hold").unlink()  # or the press would never end
 
     killer = threading.Thread(target=kill)
     killer.start()

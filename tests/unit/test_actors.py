@@ -212,7 +212,8 @@ def test_an_actor_that_dies_is_replaced_and_its_clients_are_trained_again(cluste
     assert len(first) == 2
 
     def murder():
-        while not (tmp_path / "begun").exists():
+        end = time.monotonic() + 60
+        while not (tmp_path / "begun").exists() and time.monotonic() < end:
             time.sleep(0.01)
         for actor in first if dies == "all" else [first[k] for k in range(2) if 0 in shares[k]]:
             ray.kill(actor)
@@ -281,8 +282,14 @@ def test_close_gives_the_cores_back(cluster):
     federation(executor).run(1)
     (actor,) = executor.team
     executor.close()
+
+    def ask_until_it_is_dead():  # Ray takes its time
+        for _ in range(100):
+            ray.get(actor.ready.remote())
+            time.sleep(0.1)
+
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(actor.ready.remote())
+        ask_until_it_is_dead()
     executor.close()
 
 

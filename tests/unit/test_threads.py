@@ -1,7 +1,9 @@
 """Clients dealt out to threads: the bits of one after the other, whatever else goes on, and errors as they are."""
 
-import ctypes
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -108,20 +110,32 @@ def test_each_share_is_computed_with_one_thread_of_torch():
     assert {net for _, _, net in seen[3:]} == {net for _, _, net in seen[:3]}, "and the next round uses them again"
 
 
+NEW_THREAD = """
+import ctypes, torch
+from fedlib.federation import Federation
+from fedlib.algorithms import FedAvg
+from fedlib.models import MLP
+from fedlib.threads import Threads
+openmp, seen = ctypes.CDLL({library!r}), []
+def inner(net, tasks, *rest):
+    seen.append(openmp.omp_get_max_threads())
+    return [0.0] * len(tasks)
+x, y = torch.zeros(6, 2), torch.zeros(6, dtype=torch.int64)
+Federation(lambda: MLP(2, (), 2), x, y, x.new_zeros(6).long().split(2), FedAvg(), executor=Threads(inner, 3)).run(1)
+assert seen == [1, 1, 1], seen
+assert openmp.omp_get_max_threads() == 2
+"""
+
+
 def test_a_new_thread_asks_torch_and_not_openmp_how_many_threads_there_are():
     """Its first large operation would otherwise be shared out: torch tells a new thread of its setting too late."""
     maps = Path("/proc/self/maps")
     found = [line.split()[-1] for line in maps.read_text().splitlines() if "libgomp" in line] if maps.exists() else []
     if not found:
         pytest.skip("torch's library of threads is another one, or cannot be found")
-    openmp, seen = ctypes.CDLL(found[0]), []
-
-    def inner(net, tasks, *rest):
-        seen.append(openmp.omp_get_max_threads())
-        return [0.0] * len(tasks)
-
-    federation(executor=Threads(inner, 3), participation=1.0).run(1)
-    assert seen == [1, 1, 1]
+    script = NEW_THREAD.format(library=found[0])
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=100)
 
 
 # --- what changes from round to round ------------------------------------------------------------------
@@ -237,30 +251,30 @@ def test_an_error_of_the_objective_is_raised_as_it_is_and_the_next_round_works(b
 
 
 def test_an_interruption_ends_the_round_and_leaves_no_thread():
-    started = threading.Event()
+    """Ctrl-C reaches the main thread, in the middle of its share, while the others are busy with theirs."""
+    others, once = threading.Event(), [True]
 
     class Slow(FedAvg):
         def objective(self, net, state, x, y, context):
-            started.set()
-            time.sleep(0.01)
+            if threading.current_thread() is not threading.main_thread():
+                others.set()
+                time.sleep(0.002)
+            elif context.round == 2 and once:
+                others.wait()
+                once.clear()
+                signal.raise_signal(signal.SIGINT)
             return super().objective(net, state, x, y, context)
 
-    fed = federation(Slow(), executor=Threads(sequential, 3), participation=1.0)
-
-    def interrupt():
-        started.wait()
-        signal.raise_signal(signal.SIGINT)
-
-    asking = threading.Thread(target=interrupt)
-    asking.start()
+    fed, plain = (
+        federation(a(), executor=e, participation=1.0) for a, e in ((Slow, Threads(sequential, 3)), (FedAvg, alone))
+    )
     with pytest.raises(KeyboardInterrupt):
         fed.run(50)
-    asking.join()
-    rounds = fed.round
-    again = federation(FedAvg(), executor=alone, participation=1.0)
-    again.run(rounds + 1)
-    fed.run(1)
-    same(everything(fed), everything(again))
+    assert fed.round == 2, "the round that was interrupted was not counted"
+    assert not [t for t in threading.enumerate() if t.name.startswith("client")]
+    fed.run(2)
+    plain.run(4)
+    same(everything(fed), everything(plain))
 
 
 # --- dealing -------------------------------------------------------------------------------------------

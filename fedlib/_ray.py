@@ -6,14 +6,18 @@ import logging
 import os
 import socket
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+T = TypeVar("T")
 
 # Nobody is told that Ray is used here. Who asks for no GPU has the environment's variables left alone, which is what
 # later versions of Ray do by themselves; the press and the actors keep off GPUs on their own.
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_STARTS = 3
 _OWN_STORE = 128 * 2**20  # bytes of shared memory on a cluster of our own; what does not fit goes to disk
 
 
@@ -45,8 +49,21 @@ def connect() -> tuple[ModuleType, bool]:
                 if named not in ("", "auto"):
                     text = f"the Ray cluster at RAY_ADDRESS={named} did not take us in: {error}"
                     raise ConnectionError(text) from error
-        ray.init(address="local", num_cpus=_cores(), include_dashboard=False, object_store_memory=_OWN_STORE, **quiet)
+        own = {"num_cpus": _cores(), "include_dashboard": False, "object_store_memory": _OWN_STORE}
+        patient(lambda: ray.init(address="local", **own, **quiet), ray.shutdown)
     return ray, True
+
+
+def patient(start: Callable[[], T], clear: Callable[[], Any]) -> T:
+    """``start()``, again if need be: Ray gives its processes half a minute to start, which a busy machine exceeds."""
+    for _ in range(_STARTS - 1):
+        try:
+            return start()
+        except Exception as error:  # Ray raises nothing more special
+            if "timed out during startup" not in str(error):
+                raise
+            clear()
+    return start()
 
 
 def _answers(address: str) -> None:

@@ -45,8 +45,10 @@ def connected():
         for name, value in (_ray._SETTINGS | {"OMP_NUM_THREADS": "1"}).items():
             patch.setenv(name, value)
         patch.delenv("RAY_ADDRESS", raising=False)
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
-        made.join = lambda: made.add_node(num_cpus=1, **small)
+        made = _ray.patient(
+            lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small}), ray.shutdown
+        )
+        made.join = lambda: _ray.patient(lambda: made.add_node(num_cpus=1, **small), lambda: None)
         made.others = [made.join()]
         ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
         yield made

@@ -256,6 +256,7 @@ def test_parts_left_by_a_killed_press_are_swept(tree):
 
 
 def test_explain_says_how_clients_were_trained(tree):
+    tree.add("demo")
     status, output = tree.press("run", "demo", "--explain")
     assert (status, "no federation was played" in output) == (0, True)
     path = chapters.executed_path("demo", "quick").with_suffix(".json")

@@ -329,6 +329,25 @@ def test_a_cluster_that_does_not_answer_is_noticed_soon(monkeypatch):
         actors._ray.connect()
 
 
+def test_a_machine_too_busy_to_start_ray_gets_another_chance():
+    tried, cleared = [], []
+
+    def start(fails, message="The current node timed out during startup. This could happen"):
+        tried.append(1)
+        if len(tried) <= fails:
+            raise Exception(message)
+        return "started"
+
+    assert actors._ray.patient(lambda: start(2), lambda: cleared.append(1)) == "started"
+    assert len(cleared) == 2
+    with pytest.raises(Exception, match="timed out during startup"):
+        actors._ray.patient(lambda: start(99), lambda: None)
+    tried.clear()
+    with pytest.raises(Exception, match="something else"):
+        actors._ray.patient(lambda: start(1, "something else"), lambda: None)
+    assert len(tried) == 1
+
+
 def test_the_name_ray_stands_for_one_team():
     assert actors.ray_executor() is actors.ray_executor()
     assert actors.ray_executor().team == []

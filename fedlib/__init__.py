@@ -24,6 +24,7 @@ _MODULES = (
     "models",
     "observe",
     "optim",
+    "packing",
     "partition",
     "plots",
     "rng",

@@ -49,7 +49,7 @@ def connect() -> tuple[ModuleType, bool]:
                 if named not in ("", "auto"):
                     text = f"the Ray cluster at RAY_ADDRESS={named} did not take us in: {error}"
                     raise ConnectionError(text) from error
-        own = {"num_cpus": _cores(), "include_dashboard": False, "object_store_memory": _OWN_STORE}
+        own: dict[str, Any] = {"num_cpus": _cores(), "include_dashboard": False, "object_store_memory": _OWN_STORE}
         patient(lambda: ray.init(address="local", **own, **quiet), ray.shutdown)
     return ray, True
 

@@ -56,7 +56,7 @@ class RayActors:
     def __call__(self, net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float) -> list[float]:
         """Train the tasks; returns each one's mean batch loss."""
         ray = self._gather()
-        shares = deal([len(t.samples) * len(t.order) for t in tasks], len(self.team))
+        shares = deal([sum(t.sizes) for t in tasks], len(self.team))
         samples = {id(t) for task in tasks for t in (task.x, task.y)}
         orders = [self._order(ray, net, [tasks[i] for i in s], objective, optimiser, lr, samples) for s in shares]
         flying = {a.train.remote(*order): (a, i) for i, (a, order) in enumerate(zip(self.team, orders, strict=False))}

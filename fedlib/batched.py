@@ -36,7 +36,7 @@ def train_stacked(net: Net, tasks: list[Task], objective: Objective, optimiser: 
     """
     stacked, given = stacking.stacked(net), tasks
     tasks = sorted(given, key=lambda t: -t.steps)
-    plan = _Plan(tasks, net.dtype)
+    plan = _Plan(tasks, net.dtype, stacked.clients_first)
     states = stacking.take([t.state for t in tasks])
     received: Mapping[str, Tensor] = tasks[0].context.received
     if any(t.context.received is not received for t in tasks):
@@ -73,7 +73,8 @@ def train_stacked(net: Net, tasks: list[Task], objective: Objective, optimiser: 
 class _Plan:
     """Which samples every client takes at every step: ``rows`` [steps, B, K], padded with its first, without weight."""
 
-    def __init__(self, tasks: list[Task], dtype: torch.dtype):
+    def __init__(self, tasks: list[Task], dtype: torch.dtype, clients_first: bool):
+        self.clients_first = clients_first
         self.tasks, self.x, self.y, device = tasks, tasks[0].x, tasks[0].y, tasks[0].x.device
         samples = [t.samples.numpy() for t in tasks]
         if any(
@@ -82,7 +83,7 @@ class _Plan:
             self.x, self.y = (torch.cat([getattr(t, v)[t.samples] for t in tasks]) for v in "xy")
             ends = np.cumsum([len(own) for own in samples])
             samples = [np.arange(end - len(own), end) for end, own in zip(ends, samples, strict=True)]
-        self.sizes = [t.sizes() for t in tasks]
+        self.sizes = [t.sizes for t in tasks]
         steps, width = len(self.sizes[0]), max(s[0] for s in self.sizes)
         rows = np.empty((steps, width, len(tasks)), dtype=np.int64)
         counts = np.zeros((steps, len(tasks)), dtype=np.int64)
@@ -101,12 +102,17 @@ class _Plan:
         self.share = torch.from_numpy(real / np.maximum(counts, 1)[:, None]).to(device, dtype)
 
     def batch(self, i: int) -> tuple[Tensor, Tensor]:
-        """Step ``i``: inputs [B, k, 1, ...] and targets [B, k, 1, ...] of the k clients at work."""
+        """Step ``i``: inputs [B, k, 1, ...] and targets [B, k, 1, ...] of the k clients at work, in memory as the
+        network wants them.
+        """
         width, k, task = self.widths[i], self.at_work[i], self.tasks[0]
         rows = self.rows[i, :width, :k]
+        rows = rows.T if self.clients_first else rows
         x, y = self.x[rows], self.y[rows]
         if task.prepare:
-            x = task.prepare(x.flatten(0, 1)).unflatten(0, (width, k))
+            x = task.prepare(x.flatten(0, 1)).unflatten(0, rows.shape)
+        if self.clients_first:
+            x, y = x.transpose(0, 1), y.transpose(0, 1)
         if task.augment:
             x = self._augmented(x, i, k)
         return x.unsqueeze(2), y.unsqueeze(2)

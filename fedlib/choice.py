@@ -74,7 +74,9 @@ def choose(executor: str | Executor, net: Net, tasks: list[Task], objective: Obj
     if executor == "threads":
         return _shared_out(max(2, count), _in_one_thread(net, tasks, objective, max(2, count)), "as asked for")
     inner = _in_one_thread(net, tasks, objective, count)
-    if count == 1 or (cost := _seconds(net, tasks, inner)) < WORTH:
+    if count == 1:
+        return inner
+    if (cost := _seconds(net, tasks, inner)) < WORTH:
         return _in_one_thread(net, tasks, objective, 1)
     return _shared_out(count, inner, f"about {cost:.2g} s of local work a round")
 
@@ -95,13 +97,12 @@ def overhead_rules(net: Net, x: torch.Tensor) -> str:
 
 
 def _shared_out(count: int, inner: Choice, reason: str) -> Choice:
-    train = train_stacked if inner.name == "batched" else inner.executor  # checked already
-    return Choice(Threads(train, count), f"{count} threads, {inner.name}", f"{reason}; {inner.reason}")
+    return Choice(Threads(inner.executor, count), f"{count} threads, {inner.name}", f"{reason}; {inner.reason}")
 
 
 def _in_one_thread(net: Net, tasks: list[Task], objective: Objective, count: int) -> Choice:
     """Batched or sequential, for one of ``count`` parts of the tasks."""
-    one_by_one, together = partial(Choice, sequential, "sequential"), partial(Choice, batched, "batched")
+    one_by_one, together = partial(Choice, sequential, "sequential"), partial(Choice, train_stacked, "batched")
     clients = len(tasks) // count
     if clients < FEW and net.device.type == "cpu":
         return one_by_one(f"{clients} clients at once gain nothing")
@@ -116,15 +117,18 @@ def _in_one_thread(net: Net, tasks: list[Task], objective: Objective, count: int
 
 def _waste(tasks: list[Task]) -> float:
     """Samples of a batched computation, padding included, for each real one."""
-    sizes = [t.sizes() for t in tasks]
-    padded = sum(max(at) * len(at) for i in range(max(map(len, sizes))) if (at := [s[i] for s in sizes if i < len(s)]))
-    return padded / sum(map(sum, sizes))
+    kinds = Counter(t.sizes for t in tasks)
+    padded = 0
+    for i in range(max(map(len, kinds))):
+        at_work = {sizes: clients for sizes, clients in kinds.items() if i < len(sizes)}
+        padded += max(sizes[i] for sizes in at_work) * sum(at_work.values())
+    return padded / sum(sum(sizes) * clients for sizes, clients in kinds.items())
 
 
 def _seconds(net: Net, tasks: list[Task], inner: Choice) -> float:
     """About how long one core would need for the local work."""
     steps = sum(t.steps for t in tasks)
-    samples = sum(len(t.samples) * len(t.order) for t in tasks)
+    samples = sum(sum(t.sizes) for t in tasks)
     return (
         steps * (STEP_BATCHED if inner.name == "batched" else STEP_ALONE)
         + samples * net.work(tasks[0].input())[0] / RATE

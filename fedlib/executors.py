@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -77,12 +78,13 @@ class Task:
     @property
     def steps(self) -> int:
         """Number of local steps."""
-        return len(self.order) * -(-len(self.samples) // self.batch_size)
+        return len(self.sizes)
 
-    def sizes(self) -> list[int]:
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
         """Samples of each local step's batch."""
         full, rest = divmod(len(self.samples), self.batch_size)
-        return ([self.batch_size] * full + [rest] * (rest > 0)) * len(self.order)
+        return ((self.batch_size,) * full + (rest,) * (rest > 0)) * len(self.order)
 
     def input(self) -> Tensor:
         """One sample [1, ...] as the network gets it."""

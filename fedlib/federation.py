@@ -87,10 +87,11 @@ class Federation:
 
     ``model`` makes the network (a new ``nn.Module`` per call); ``x`` [N, ...] and ``y`` [N] are all clients' samples
     and ``split`` the rows of each client. ``prepare`` turns a batch of raw samples into the network's input: images
-    may stay bytes on the device and be normalised batch by batch. ``participation`` in (0, 1] is the share of clients
-    sampled per round (at least one). ``buffers`` says what happens to BatchNorm statistics: ``"average"`` them like
-    weights or leave them ``"local"`` (kept by each client, never sent). ``executor`` says how clients are trained: by
-    name (:mod:`fedlib.choice`) or any function of that signature. ``observers`` add columns to :attr:`history`.
+    may stay bytes on the device and be normalised batch by batch (:meth:`input`). ``participation`` in (0, 1] is the
+    share of clients sampled per round (at least one). ``buffers`` says what happens to BatchNorm statistics:
+    ``"average"`` them like weights or leave them ``"local"`` (kept by each client, never sent). ``executor`` says how
+    clients are trained: by name (:mod:`fedlib.choice`) or any function of that signature. ``observers`` add columns to
+    :attr:`history`.
 
     ``state`` is the server's model, ``own[k]`` what client k keeps between rounds, ``memory`` whatever the server step
     needs. Raises ValueError for settings that cannot work.
@@ -123,8 +124,8 @@ class Federation:
             raise ValueError(f"every client needs at least one sample; without any: {empty or 'no client at all'}")
         self.device, self.dtype, self.seed = devices.pick(device), dtype, seed
         self.net = Net(rng.build(model, seed, "init"), self.device, dtype)
-        self.executor, self.prepare = choice.require(executor), prepare
-        self.x, self.y = x.to(self.device, None if prepare else dtype), y.to(self.device)
+        self.executor, self.prepare = choice.require(executor), prepare and Prepare(prepare, dtype)
+        self.x, self.y = x.to(self.device) if prepare else self.input(x), y.to(self.device)
         self.split = [part.to(self.device) for part in split]
         self.algorithm, self.local, self.participation = algorithm, local, participation
         self.buffers, self.observers = buffers, list(observers)
@@ -132,8 +133,10 @@ class Federation:
         self.own: dict[int, State] = {}
         self.memory: dict[str, Any] = {}
         self.ledger, self.round = Ledger(), 0
-        kept = [n for n in self.state if any(fnmatch(n, p) for p in algorithm.personal)]
-        self.personal = {*kept, *(self.net.buffers if buffers == "local" else ())}
+        local_buffers = self.net.buffers if buffers == "local" else ()
+        self.personal = tuple(
+            n for n in self.state if n in local_buffers or any(fnmatch(n, p) for p in algorithm.personal)
+        )
         self.history: list[dict[str, Any]] = []
         algorithm.setup(self)
 
@@ -141,6 +144,18 @@ class Federation:
     def clients(self) -> int:
         """Number of clients K."""
         return len(self.split)
+
+    def input(self, x: Tensor) -> Tensor:
+        """Samples as the network takes them, on its device: raw ones (of the type of the federation's own) prepared,
+        and anything but bytes as it is, in the federation's floating type. Raises ValueError for bytes that nobody
+        prepares: the network would take them for numbers up to 255.
+        """
+        x = x.to(self.device)
+        if self.prepare and x.dtype == self.x.dtype:
+            return self.prepare(x)
+        if x.dtype == torch.uint8:
+            raise ValueError("samples are bytes: give Federation prepare=, such as the data set's own")
+        return x.to(self.dtype)
 
     def shared(self, state: State) -> State:
         """The part of a state that travels: everything that is not personal."""
@@ -164,8 +179,6 @@ class Federation:
 
     def explain(self) -> str:
         """Which executor would train the next round's clients, and why, in words."""
-        if not any(phase.epochs for phase in self.algorithm.phases(self)):
-            return "no local work"
         if not any(phase.epochs for phase in self.algorithm.phases(self)):
             return "no local work"
         work = next(self._round())
@@ -267,6 +280,18 @@ class Federation:
         )
 
 
+@dataclass(frozen=True)
+class Prepare:
+    """Raw samples to the network's input, in the network's floating type."""
+
+    prepare: Callable[[Tensor], Tensor]
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Inputs [B, ...] of raw samples [B, ...]."""
+        return self.prepare(x).to(self.dtype)
+
+
 class Job(Protocol):
     """Work that a round waits for, and that may be done for several federations at once."""
 
@@ -330,12 +355,9 @@ def weighted_mean(states: Sequence[State], weights: Tensor) -> State:
     value.
     """
     rows = weights.tolist()
-    mean: State = {}
-    for n, first in states[0].items():
-        if not first.is_floating_point():
-            mean[n] = torch.stack([s[n] for s in states]).amax(0)
-            continue
-        mean[n] = first * rows[0]
-        for w, s in zip(rows[1:], states[1:], strict=True):
-            mean[n].add_(s[n], alpha=w)
-    return mean
+    floating = [n for n, t in states[0].items() if t.is_floating_point()]
+    sums = [states[0][n] * rows[0] for n in floating]
+    for w, s in zip(rows[1:], states[1:], strict=True) if sums else ():
+        torch._foreach_add_(sums, [s[n] for n in floating], alpha=w)
+    mean = dict(zip(floating, sums, strict=True))
+    return {n: mean[n] if n in mean else torch.stack([s[n] for s in states]).amax(0) for n in states[0]}

@@ -21,7 +21,7 @@ def server_accuracy(x: Tensor, y: Tensor, by_class: bool = False) -> Observer:
     """``accuracy`` of the server's model on (x, y), and ``class_accuracy`` (a list) if wanted."""
 
     def observe(fed: Federation, seen: Round) -> dict:
-        logits, target = fed.net.predict(fed.state, x.to(fed.device, fed.dtype)), y.to(fed.device)
+        logits, target = fed.net.predict(fed.state, fed.input(x)), y.to(fed.device)
         row: dict = {"accuracy": metrics.accuracy(logits, target)}
         if by_class:
             row["class_accuracy"] = metrics.class_accuracy(logits, target).tolist()
@@ -37,7 +37,7 @@ def client_accuracy(x: Tensor, y: Tensor) -> Observer:
 
     def observe(fed: Federation, seen: Round) -> dict:
         target = y.to(fed.device)
-        logits = fed.net.predict_all(seen.states, x.to(fed.device, fed.dtype))
+        logits = fed.net.predict_all(seen.states, fed.input(x))
         mean = sum(metrics.accuracy(z, target) for z in logits) / len(logits)
         return {"client_accuracy": mean, "ensemble_accuracy": metrics.accuracy(logits.mean(0), target)}
 
@@ -54,7 +54,7 @@ def local_accuracies(x: Tensor, y: Tensor) -> Observer:
         pairs = [
             metrics.local_accuracies(metrics.class_accuracy(z, target), share)
             for z, share in zip(
-                fed.net.predict_all(seen.states, x.to(fed.device, fed.dtype)),
+                fed.net.predict_all(seen.states, fed.input(x)),
                 counts / counts.sum(1, keepdim=True),
                 strict=True,
             )

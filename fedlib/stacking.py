@@ -1,9 +1,10 @@
 """One network for many clients at once: each has weights of its own, and every layer is computed for all together.
 
-Activations keep the clients side by side in dimension 1, [B, K F, ...]. Elementwise layers, pooling and flattening then
-need no change, a convolution becomes a grouped one, BatchNorm and GroupNorm see K times their channels, and a linear
-layer becomes a batched matrix product. So the module's own ``forward`` runs as it is written; only its layers with
-parameters are computed in another way.
+A network with convolutions or BatchNorm keeps the clients side by side in dimension 1 of its activations,
+[B, K F, ...]: a convolution becomes a grouped one, BatchNorm and GroupNorm see K times their channels, and a linear
+layer becomes a batched matrix product. Any other keeps them one after the other in dimension 0, [K B, F]: nothing is
+turned around between matrix products, which is faster. Elementwise layers, pooling and flattening need no change. So
+the module's own ``forward`` runs as it is written; only its layers with parameters are computed in another way.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class StackedNet:
             raise ValueError(reason)
         self._one, self.parameters, self.buffers = net, net.parameters, net.buffers
         self.device, self.dtype = net.device, net.dtype
+        #: How activations lie: one client's samples after the other's, or the clients' channels side by side.
+        self.clients_first = not any(type(m) in _SIDE_BY_SIDE for m in net.module.modules())
         self._train, self._eval = (Resident(self._convert(net.module, mode)) for mode in (True, False))
         self._clients, self._share = 0, Tensor()
         self._counts: Tensor | None = None
@@ -65,11 +68,17 @@ class StackedNet:
 
     def __call__(self, state: Mapping[str, Tensor], x: Tensor, train: bool = False, **options: Any) -> Tensor:
         """Outputs [B, K, 1, ...] for inputs [B, K, 1, ...]."""
-        rows, self._clients = x.shape[:2]
+        self._clients = x.shape[1]
+        lying = x.transpose(0, 1) if self.clients_first else x
+        resident = self._train if train else self._eval
         if not isinstance(state, Stack):
-            return self._one(state, x.flatten(0, 2), train, **options).unflatten(0, (rows, self._clients, 1))
-        out = (self._train if train else self._eval)(state, x.reshape(rows, -1, *x.shape[4:]), **options)
-        return out.unflatten(1, (self._clients, -1)).unsqueeze(2)
+            out = self._one(state, lying.flatten(0, 2), train, **options).unflatten(0, lying.shape[:3])
+        elif self.clients_first:
+            out = resident(state, lying.flatten(0, 2), **options).unflatten(0, lying.shape[:3])
+        else:
+            out = resident(state, x.reshape(len(x), -1, *x.shape[4:]), **options)
+            return out.unflatten(1, (self._clients, -1)).unsqueeze(2)
+        return out.transpose(0, 1) if self.clients_first else out
 
     def _convert(self, module: nn.Module, train: bool) -> nn.Module:
         copied = copy.deepcopy(module).train(train)
@@ -173,11 +182,34 @@ def _unusual(layer: nn.Module) -> str | None:
 
 
 def _linear(stacked: StackedNet, layer: nn.Linear, h: Tensor) -> Tensor:
-    # [B, K in] x [K, out, in] -> [B, K out]
-    h = h.view(len(h), stacked._clients, -1).transpose(0, 1)
-    across = layer.weight.transpose(1, 2)
-    out = torch.bmm(h, across) if layer.bias is None else torch.baddbmm(layer.bias.unsqueeze(1), h, across)
-    return out.transpose(0, 1).flatten(1)
+    if stacked.clients_first:
+        each = h.reshape(stacked._clients, -1, h.shape[-1])
+    else:
+        each = h.view(len(h), stacked._clients, -1).transpose(0, 1)
+    out = _Affine.apply(each, layer.weight, layer.bias)
+    return out.view(*h.shape[:-1], -1) if stacked.clients_first else out.transpose(0, 1).flatten(1)
+
+
+class _Affine(torch.autograd.Function):
+    """x [K, B, in] times weight [K, out, in], plus bias [K, out]: [K, B, out].
+
+    What autograd makes of ``baddbmm`` leaves the weights' gradient turned in memory, and that makes their update slow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        across = weight.transpose(1, 2)
+        return torch.bmm(x, across) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, across)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), (x, weight), (to_x, to_weight, to_bias) = grads, ctx.saved_tensors, ctx.needs_input_grad
+        return (
+            torch.bmm(g, weight) if to_x else None,
+            torch.bmm(g.transpose(1, 2), x) if to_weight else None,
+            g.sum(1) if to_bias else None,
+        )
 
 
 def _conv2d(stacked: StackedNet, layer: nn.Conv2d, h: Tensor) -> Tensor:
@@ -191,10 +223,13 @@ def _group_norm(stacked: StackedNet, layer: nn.GroupNorm, h: Tensor) -> Tensor:
 
 
 def _layer_norm(stacked: StackedNet, layer: nn.LayerNorm, h: Tensor) -> Tensor:
-    normal = F.layer_norm(h.unflatten(1, (stacked._clients, -1)), layer.normalized_shape, eps=layer.eps)
-    weight, bias = _affine(layer, flat=False)
+    clients, (weight, bias) = stacked._clients, _affine(layer, flat=False)
+    each = h.reshape(clients, -1, h.shape[-1]) if stacked.clients_first else h.unflatten(1, (clients, -1))
+    normal = F.layer_norm(each, layer.normalized_shape, eps=layer.eps)
+    if stacked.clients_first:
+        weight, bias = (t if t is None else t.unsqueeze(1) for t in (weight, bias))
     normal = normal if weight is None else normal * weight
-    return (normal if bias is None else normal + bias).flatten(1)
+    return (normal if bias is None else normal + bias).view(h.shape)
 
 
 def _batch_norm(stacked: StackedNet, layer: nn.BatchNorm2d, h: Tensor) -> Tensor:
@@ -239,6 +274,8 @@ _FORMS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
 }
+
+_SIDE_BY_SIDE = (nn.Conv2d, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 
 _PLAIN = (
     nn.Identity, nn.Sequential, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.LeakyReLU,

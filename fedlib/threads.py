@@ -7,10 +7,14 @@ messages, no second copy of the data and no care of what was forked when.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedlib.executors import Executor, Objective, Task
 from fedlib.models.net import Net
@@ -28,23 +32,31 @@ class Threads:
         self.inner, self.count = inner, count
 
     def __call__(self, net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float) -> list[float]:
-        """Train the tasks; returns each one's mean batch loss. The first error of a share is raised as it is."""
+        """Train the tasks; returns each one's mean batch loss. The first error of a share is raised as it is.
+
+        An interruption ends the other threads' work at their next step.
+        """
         threads = torch.get_num_threads()
-        shares = deal([len(t.samples) * len(t.order) for t in tasks], self.count or threads)
+        shares = deal([sum(t.sizes) for t in tasks], self.count or threads)
         parts = [[tasks[i] for i in share] for share in shares]
         # A network holds the tensors that it is working with: every thread needs one of its own. They are put back
         # when all is done: after an interruption, a thread that was left behind may still be using one.
         nets = net.notes.pop(Threads, [])
         nets += [Net(net.module, net.device, net.dtype) for _ in range(len(parts) - 1 - len(nets))]
+        watched = _Until(objective)
         torch.set_num_threads(1)
         try:
             # A new thread would ask OpenMP, which knows of all cores, and not torch.
             with ThreadPoolExecutor(max(1, len(parts) - 1), "client", torch.set_num_threads, (1,)) as pool:
                 jobs = [
-                    pool.submit(self.inner, own, part, objective, optimiser, lr)
+                    pool.submit(self.inner, own, part, watched, optimiser, lr)
                     for own, part in zip(nets, parts[1:], strict=False)
                 ]
-                answers = [self.inner(net, parts[0], objective, optimiser, lr), *(job.result() for job in jobs)]
+                try:
+                    answers = [self.inner(net, parts[0], objective, optimiser, lr), *(job.result() for job in jobs)]
+                except BaseException:
+                    watched.stop.set()
+                    raise
         finally:
             torch.set_num_threads(threads)
         net.notes[Threads] = nets
@@ -53,6 +65,22 @@ class Threads:
             for i, loss in zip(share, answer, strict=True):
                 losses[i] = loss
         return losses
+
+
+@dataclass(frozen=True)
+class _Until:
+    """An objective that refuses a further step once ``stop`` is set; otherwise like the one that it stands for."""
+
+    objective: Objective
+    stop: threading.Event = field(default_factory=threading.Event, compare=False)
+
+    def __call__(self, *given: Any) -> Tensor:
+        if self.stop.is_set():
+            raise InterruptedError("another thread has ended this round")
+        return self.objective(*given)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.objective, name)
 
 
 def deal(work: Sequence[int], hands: int) -> list[list[int]]:

@@ -21,7 +21,9 @@ class FedAvgM(FedAvg):
     def aggregate(self, fed: Federation, uploads: list[State], weights: Tensor) -> None:
         before = fed.state
         super().aggregate(fed, uploads, weights)
-        for n in set(fed.net.parameters) - fed.personal:
+        for n in fed.net.parameters:
+            if n in fed.personal:
+                continue
             step = before[n] - fed.state[n]
             velocity = self.momentum * fed.memory[n] + step if n in fed.memory else step
             fed.memory[n] = velocity

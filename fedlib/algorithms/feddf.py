@@ -45,7 +45,7 @@ class FedDF(FedAvg):
         super().aggregate(fed, uploads, weights)
         start = fed.state if self.start == "average" else previous
         unlabelled = self.unlabelled if isinstance(self.unlabelled, Tensor) else self.unlabelled(fed)
-        x = unlabelled.to(fed.device, fed.dtype)
+        x = fed.input(unlabelled)
         teachers = [{**fed.state, **upload} for upload in uploads]
         logits = fed.net.predict_all(teachers, x).mean(0)
         student = Student(fed.net, start, x, logits, self.distillation, rng.stream(fed.seed, "distil", fed.round))
@@ -56,7 +56,7 @@ class FedDF(FedAvg):
         """Leave out models no better than 1.2 times chance on the server's validation set; all stay if none is."""
         if self.validation is None:
             return uploads, weights
-        x, y = self.validation[0].to(fed.device, fed.dtype), self.validation[1].to(fed.device)
+        x, y = fed.input(self.validation[0]), self.validation[1].to(fed.device)
         logits = fed.net.predict_all([{**fed.state, **upload} for upload in uploads], x)
         good = [i for i, z in enumerate(logits) if metrics.accuracy(z, y) >= 1.2 / z.shape[-1]]
         good = good or list(range(len(uploads)))

@@ -30,7 +30,7 @@ class FedMD(FedAvg):
         self.public, self.digest_epochs, self.digest = public, digest_epochs, digest
 
     def setup(self, fed: Federation) -> None:
-        self.public = self.public.to(fed.device, fed.dtype)
+        self.public = fed.input(self.public)
 
     def broadcast(self, fed: Federation) -> State:
         return dict(fed.memory)

@@ -468,18 +468,34 @@ def test_a_network_that_mixes_clients_is_found_out():
     class Normalised(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layer = nn.Linear(5, 3)
+            self.layer, self.head = nn.Conv2d(1, 3, 2), nn.Linear(27, 3)
 
         def forward(self, x):
-            return self.layer(x).softmax(1)
+            return self.head(self.layer(x).softmax(1).flatten(1))
 
-    one, found = (federation(model=Normalised, executor=e) for e in ("sequential", "auto"))
+    images = {"model": Normalised, "shape": (1, 4, 4)}
+    one, found = (federation(executor=e, **images) for e in ("sequential", "auto"))
     one.run(2)
     found.run(2)
     same(everything(found), everything(one))
     assert "its forward pass mixes clients" in found.explain()
     with pytest.raises(ValueError, match=r"FedAvg\.objective or a layer"):
-        federation(model=Normalised, executor="batched").run(1)
+        federation(executor="batched", **images).run(1)
+
+
+def test_a_network_of_linear_layers_may_do_with_a_sample_what_it_likes():
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x):
+            return torch.cat([self.layer(x).softmax(1), x[:, :1]], 1)
+
+    one, all_ = (federation(model=Normalised, executor=e) for e in ("sequential", "batched"))
+    one.run(2)
+    all_.run(2)
+    same(everything(all_), everything(one), 1e-10)
 
 
 def test_a_network_without_a_stacked_form_is_refused():

@@ -7,7 +7,7 @@ from torch import nn
 
 from fedlib import choice
 from fedlib.algorithms import FedAvg, FedMD, FedNTD
-from fedlib.batched import batched
+from fedlib.batched import batched, train_stacked
 from fedlib.choice import choose
 from fedlib.executors import per_sample, sequential
 from fedlib.federation import Federation, Local
@@ -58,7 +58,7 @@ def test_many_small_clients_are_computed_together(threads, dtype):
     """The notes' workload W: digits, 20 clients, a small convolutional network."""
     found = pick(w(dtype=dtype))
     if threads == 1:
-        assert (found.name, found.executor) == ("batched", batched)
+        assert (found.name, found.executor) == ("batched", train_stacked)
         assert found.reason == "20 clients share the overhead of a step"
     else:
         assert found.name == "2 threads, batched"
@@ -76,7 +76,7 @@ def test_large_maps_are_computed_one_by_one(threads):
 
 def test_hardly_any_work_is_not_worth_a_thread(threads):
     found = pick(workload(lambda: MLP(64, (64,)), (64,), (20,) * 10, 20, 1))
-    assert (found.name, found.executor) == ("batched", batched)
+    assert (found.name, found.executor) == ("batched", train_stacked)
     more = pick(workload(lambda: MLP(64, (64,)), (64,), (200,) * 30, 20, 5))
     assert more.name == {1: "batched", 2: "2 threads, batched"}[threads]
 

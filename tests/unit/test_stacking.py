@@ -78,6 +78,7 @@ NETS = {
     "LayerNorm without bias": (chain(nn.Linear(5, 4), nn.LayerNorm(4, bias=False), nn.LeakyReLU(0.3)), (5,)),
     "BatchNorm, other settings": (chain(nn.Linear(5, 4), nn.BatchNorm1d(4, eps=0.3, momentum=0.7)), (5,)),
     "BatchNorm of sequences": (chain(nn.BatchNorm1d(3), nn.Flatten, nn.Linear(12, 2), nn.Sigmoid), (3, 4)),
+    "sequences": (chain(nn.Linear(4, 5), nn.Tanh, nn.LayerNorm(5), nn.Flatten, nn.Linear(15, 2)), (3, 4)),
     "empty shortcut": (chain(nn.Linear(5, 4), nn.Sequential(), nn.Identity, nn.ReLU), (5,)),
 }
 
@@ -413,6 +414,36 @@ def test_a_forward_pass_that_mixes_clients_is_found_out_before_it_answers(kind):
     found = net.predict_each(states, xs)
     for out, state, x in zip(found, states, xs, strict=True):
         torch.testing.assert_close(out, net.predict(state, x), rtol=1e-12, atol=1e-12)
+
+
+class Channels(nn.Module):
+    """A forward pass that joins maps of two convolutions: beside each other lie the clients."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 3, 3), nn.Linear(20, 3)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.a(x), self.b(x)], 1).flatten(1))
+
+
+def test_joined_maps_are_found_out_and_joined_features_need_not_be():
+    """Where no layer needs the clients beside each other, samples are rows, and what is done to a row is right."""
+    for make, shape, found in ((Channels, (1, 4, 4), False), (lambda: Branches("cat"), (5,), True)):
+        net = Net(rng.build(make, 0), dtype=FLOAT)
+        assert stacking.faithful(net, torch.zeros(1, *shape, dtype=FLOAT)) == found
+        assert stacked(net).clients_first == found
+
+
+def test_a_linear_layers_gradients_are_right_to_the_second_order_and_lie_as_its_weights():
+    g = torch.Generator().manual_seed(0)
+    x, w, b = (torch.randn(s, generator=g, dtype=FLOAT, requires_grad=True) for s in ((3, 4, 2), (3, 5, 2), (3, 5)))
+    assert torch.autograd.gradcheck(stacking._Affine.apply, (x, w, b))
+    assert torch.autograd.gradgradcheck(stacking._Affine.apply, (x, w, b))
+    assert torch.autograd.gradcheck(stacking._Affine.apply, (x, w, None))
+    turned = x.detach().transpose(0, 1).contiguous().transpose(0, 1)
+    grads = torch.autograd.grad(stacking._Affine.apply(turned, w, b).square().sum(), (w, b))
+    assert [grad.stride() for grad in grads] == [w.stride(), b.stride()]
 
 
 # --- losses keep leading dimensions -----------------------------------------------------------------

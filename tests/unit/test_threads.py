@@ -255,14 +255,17 @@ def test_an_error_of_the_objective_is_raised_as_it_is_and_the_next_round_works(b
 
 
 def test_an_interruption_ends_the_round_and_leaves_no_thread():
-    """Ctrl-C reaches the main thread, in the middle of its share, while the others are busy with theirs."""
+    """Ctrl-C reaches the main thread, in the middle of its share, while the others are busy with theirs.
+
+    They would go on for an hour: they end at their next step.
+    """
     others, once = threading.Event(), [True]
 
     class Slow(FedAvg):
         def objective(self, net, state, x, y, context):
             if threading.current_thread() is not threading.main_thread():
                 others.set()
-                time.sleep(0.002)
+                time.sleep(0.002 if context.round != 2 or not once else 1.0)
             elif context.round == 2 and once:
                 others.wait()
                 once.clear()
@@ -270,10 +273,14 @@ def test_an_interruption_ends_the_round_and_leaves_no_thread():
             return super().objective(net, state, x, y, context)
 
     fed, plain = (
-        federation(a(), executor=e, participation=1.0) for a, e in ((Slow, Threads(sequential, 3)), (FedAvg, alone))
+        federation(a(), executor=e, participation=1.0, sizes=(60,) * 6, local=Local(2, 8, 0.1))
+        for a, e in ((Slow, Threads(sequential, 3)), (FedAvg, alone))
     )
+    fed.run(2)
+    taken, fed.local = fed.local, Local(1000, 8, 0.1)
     with pytest.raises(KeyboardInterrupt):
         fed.run(50)
+    fed.local = taken
     assert fed.round == 2, "the round that was interrupted was not counted"
     assert not [t for t in threading.enumerate() if t.name.startswith("client")]
     fed.run(2)

@@ -1,8 +1,9 @@
 """Is what was executed still what the sources say? Decided by a hash, never by a time stamp.
 
-The hash covers the code cells and the fedlib modules that a run imported (as syntax trees: comments, docstrings and
-layout do not count), the parameters, the data and the pinned requirements. Which modules and data those are is learnt
-from the run itself. That is sound: a run whose cells and modules are all unchanged would import the same ones again.
+The hash covers the code cells, what they can reach (:mod:`book.definitions`) in the fedlib modules that a run imported
+(all as syntax trees: comments, docstrings and layout do not count), the parameters, the data and the pinned
+requirements. Which modules and data those are is learnt from the run itself. That is sound: a run whose cells and
+modules are all unchanged would import the same ones again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from book import chapters, files, records
+from book import chapters, definitions, files, records
 
 State = Literal["fresh", "stale", "failed", "never"]
 COMPUTING = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "pillow")
@@ -47,8 +48,10 @@ def _without_docstrings(tree: ast.AST, *, module: bool) -> ast.AST:
     return tree
 
 
-def _cell(source: str) -> Any:
-    """What a cell does. A bare string at its end is output there, not a docstring; a last ";" hides output."""
+def _parsed(source: str) -> ast.AST | None:
+    """The syntax tree of a cell without docstrings; None for what is not Python. (A bare string at its end is output
+    there, not a docstring.)
+    """
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -57,9 +60,20 @@ def _cell(source: str) -> Any:
 
             tree = ast.parse(TransformerManager().transform_cell(source))
         except SyntaxError:
-            return source
+            return None
+    return _without_docstrings(tree, module=False)
+
+
+def _cell(source: str) -> Any:
+    """What a cell does. A last ";" hides output."""
+    tree = _parsed(source)
     last = source.rstrip().rsplit("\n", 1)[-1].split("#", 1)[0].rstrip()
-    return [_tree(_without_docstrings(tree, module=False)), last.endswith(";")]
+    return source if tree is None else [_tree(tree), last.endswith(";")]
+
+
+def _cell_words(notebook: Any) -> definitions.Words:
+    trees = [_parsed(c.source) or ast.Constant(c.source) for c in chapters.code_cells(notebook)]
+    return frozenset().union(*map(definitions.words, trees))
 
 
 def cells_digest(notebook: Any) -> str:
@@ -69,22 +83,24 @@ def cells_digest(notebook: Any) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _module_digest(path: Path, mtime_ns: int, size: int) -> str:
+def _module(path: Path, mtime_ns: int, size: int) -> definitions.Module:
     source = path.read_bytes()
     try:
-        return digest(_tree(_without_docstrings(ast.parse(source), module=True)))
+        tree = _without_docstrings(ast.parse(source), module=True)
     except SyntaxError:
-        return hashlib.sha256(source).hexdigest()[:16]
+        return definitions.Module([(hashlib.sha256(source).hexdigest()[:16], frozenset())])
+    assert isinstance(tree, ast.Module)
+    return definitions.Module.of(tree, lambda statement: digest(_tree(statement)))
 
 
-def module_digest(name: str) -> str:
-    """Hash of what a fedlib module does, or "missing"."""
+def module(name: str) -> definitions.Module | None:
+    """A fedlib module in parts; None when it is not there."""
     path = chapters.ROOT.joinpath(*name.split(".")).with_suffix(".py")
     try:
         stat = path.stat()
     except OSError:
-        return _MISSING
-    return _module_digest(path, stat.st_mtime_ns, stat.st_size)
+        return None
+    return _module(path, stat.st_mtime_ns, stat.st_size)
 
 
 def fedlib_modules() -> list[str]:
@@ -107,22 +123,26 @@ class Sources:
     """The sources of one chapter at one moment: taken before its run, so that an edit meanwhile makes it stale."""
 
     cells: str
-    modules: dict[str, str]
+    words: definitions.Words
+    modules: dict[str, definitions.Module]
     requirements: str
 
     @classmethod
     def take(cls, slug: str) -> Sources:
-        modules = {name: module_digest(name) for name in fedlib_modules()}
-        return cls(cells_digest(chapters.read(slug)), modules, requirements_digest())
+        notebook = chapters.read(slug)
+        modules = {name: found for name in fedlib_modules() if (found := module(name))}
+        return cls(cells_digest(notebook), _cell_words(notebook), modules, requirements_digest())
 
     def dependencies(
         self, parameters: dict[str, Any], modules: list[str] | None = None, data: dict[str, str] | None = None
     ) -> dict[str, Any]:
         """What a run depends on. Without `modules` (a run that never said which) all of fedlib counts."""
-        names = self.modules if modules is None else modules
+        names = sorted(self.modules if modules is None else modules)
+        there = {n: self.modules[n] for n in names if n in self.modules}
+        reached = definitions.reachable(self.words, there.values())
         return {
             "cells": self.cells,
-            "modules": {n: self.modules.get(n, _MISSING) for n in sorted(names)},
+            "modules": {n: digest(there[n].reached(reached)) if n in there else _MISSING for n in names},
             "parameters": parameters,
             "data": data or {},
             "requirements": self.requirements,
@@ -163,12 +183,14 @@ def _data_now(data: dict[str, str], known: dict[str, Any]) -> dict[str, str]:
 def changes(slug: str, dependencies: dict[str, Any], known_packs: dict[str, Any] | None = None) -> list[str]:
     """What is no longer as the dependencies of a run say; empty when the run is fresh."""
     changed = []
-    if cells_digest(chapters.read(slug)) != dependencies["cells"]:
+    now = Sources.take(slug).dependencies({}, list(dependencies["modules"]))
+    if now["cells"] != dependencies["cells"]:
         changed.append("the chapter's code cells")
-    changed += [name for name, was in dependencies["modules"].items() if module_digest(name) != was]
-    now = _data_now(dependencies["data"], known_packs or {})
-    changed += [f"data set {name}" for name, was in dependencies["data"].items() if now[name] != was]
-    if requirements_digest() != dependencies["requirements"]:
+    else:  # other cells may reach other definitions, which says nothing about modules
+        changed += [name for name, was in dependencies["modules"].items() if now["modules"][name] != was]
+    data = _data_now(dependencies["data"], known_packs or {})
+    changed += [f"data set {name}" for name, was in dependencies["data"].items() if data[name] != was]
+    if now["requirements"] != dependencies["requirements"]:
         changed.append("requirements.txt")
     return changed
 

@@ -63,6 +63,59 @@ def test_prose_edits_do_not(demo, state, edit):
     assert state("demo") == "fresh"
 
 
+UNREACHED = {
+    "a new function": "def another():\n    return score\n",
+    "a new class": "class Other:\n    x: int\n",
+    "a helper of a new function": "def _help():\n    return 1\n\n\ndef another():\n    return _help()\n",
+}
+REACHED = {
+    "a statement": "print()\n",
+    "a definition that registers itself": "def keep(f):\n    return f\n\n\n@keep\ndef another():\n    return 1\n",
+    "a module's own lookup": "def __getattr__(name):\n    return 1\n",
+    "a second definition of the same name": "def score(seed, rate):\n    return rate\n",
+}
+
+
+@pytest.mark.parametrize("text", UNREACHED.values(), ids=UNREACHED.keys())
+def test_what_the_chapter_cannot_reach_does_not_count(demo, state, text):
+    """Neither its arrival nor later edits: many chapters share a module."""
+    demo.edit("fedlib/toy.py", "\n\ndef score", f"\n\n{text}\n\ndef score")
+    assert state("demo") == "fresh"
+    for old, new in (("return 1", "return 2"), ("return score", "return 3"), ("x: int", "x: str")):
+        if old in text:
+            demo.edit("fedlib/toy.py", old, new)
+    assert state("demo") == "fresh"
+
+
+@pytest.mark.parametrize("text", REACHED.values(), ids=REACHED.keys())
+def test_what_importing_a_module_runs_counts(demo, state, text):
+    demo.edit("fedlib/toy.py", "\n\ndef score", f"\n\n{text}\n\ndef score")
+    assert state("demo") == "stale"
+
+
+@pytest.mark.parametrize("way", ["_base(seed)", "globals()['_base'](seed)", "LATER(seed)"])
+def test_what_a_reached_definition_calls_counts(demo, state, way):
+    """By its name, by a string, or through a table that is made when the module is imported."""
+    helpers = (
+        "def _deep(seed):\n    return 0.01 * seed\n\n\ndef _base(seed):\n    return _deep(seed)\n\n\nLATER = _base\n"
+    )
+    demo.edit("fedlib/toy.py", "0.01 * seed", way)
+    demo.edit("fedlib/toy.py", "\n\ndef score", f"\n\n{helpers}\n\ndef score")
+    demo.pretend("demo")
+    assert state("demo") == "fresh"
+    demo.edit("fedlib/toy.py", "return 0.01", "return 0.02")
+    assert state("demo") == "stale"
+
+
+def test_a_cell_that_reaches_further_is_another_cell(demo, state):
+    demo.edit("fedlib/toy.py", "\n\ndef score", "\n\ndef other():\n    return 1\n\n\ndef score")
+    demo.edit("papers/demo/chapter.md", "run.publish()\n", "run.publish()\ntoy.other()\n")
+    assert freshness.why("demo", "quick").endswith("the chapter's code cells")
+    demo.pretend("demo")
+    demo.edit("fedlib/toy.py", "return 1", "return 2")
+    assert freshness.why("demo", "quick").endswith("fedlib.toy")
+
+
 def test_what_was_not_imported_does_not_count(demo, state):
     (demo.root / "fedlib" / "unused.py").write_text("x = 1\n")
     assert state("demo") == "fresh"
@@ -148,8 +201,9 @@ def test_an_edit_while_the_chapter_runs_makes_stale(tree, state, monkeypatch):
         tree.edit("fedlib/toy.py", "0.01", "0.02")
         return sources
 
-    monkeypatch.setattr(freshness.Sources, "take", staticmethod(take_then_edit))
-    tree.pretend("demo")
+    with monkeypatch.context() as patch:
+        patch.setattr(freshness.Sources, "take", staticmethod(take_then_edit))
+        tree.pretend("demo")
     assert state("demo") == "stale"
 
 

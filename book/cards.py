@@ -106,11 +106,11 @@ class Card(_Strict):
     title: Text
     summary: Annotated[str, Field(min_length=1, max_length=160)]
     noted: list[dt.date]
-    part: Part
+    part: Part | None = None
     tags: list[Text] = []
-    citation: Text
-    authors: Text
-    venue: Text
+    citation: Text | None = None
+    authors: Text | None = None
+    venue: Text | None = None
     links: Links = Links()
     builds_on: list[Slug] = []
     profiles: dict[ProfileName, Needs]
@@ -118,12 +118,21 @@ class Card(_Strict):
     claims: list[Claim] = []
 
     @property
+    def page(self) -> bool:
+        """An executed page of the book itself, about no paper: the leaderboard."""
+        return self.part is None
+
+    @property
     def draft(self) -> bool:
         """A chapter without claims is not finished."""
-        return not self.claims
+        return not self.claims and not self.page
 
     @model_validator(mode="after")
     def _consistent(self) -> Card:
+        about = {"part": self.part, "citation": self.citation, "authors": self.authors, "venue": self.venue}
+        lacking = [name for name, value in about.items() if value is None]
+        if 0 < len(lacking) < len(about):
+            raise ValueError(f"{', '.join(lacking)}: missing (a page about no paper has none of {', '.join(about)})")
         if (self.entry is None) != (not self.noted):
             raise ValueError("entry and noted belong together: a note has a number and dates, a primer has neither")
         if lacking := [p for p in ("smoke", "quick") if p not in self.profiles]:

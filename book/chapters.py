@@ -11,6 +11,7 @@ from book.errors import PressError, nearest
 
 ROOT = Path(os.environ.get("FEDBOOK_ROOT") or Path(__file__).parents[1]).resolve()
 PROFILES = ("smoke", "quick", "real", "full")
+HOMES = ("papers", "book/pages")  # folders of chapters, and of pages that are executed like one
 SECTIONS = [
     "In short",
     "What the note asks",
@@ -36,17 +37,23 @@ def build_folder() -> Path:
     return ROOT / "_build"
 
 
+def folder(slug: str) -> Path:
+    """Where all that belongs to a chapter lies; for a new one, among the papers."""
+    places = [ROOT / home / slug for home in HOMES]
+    return next((place for place in places if (place / "chapter.md").exists()), places[0])
+
+
 def chapter_path(slug: str) -> Path:
-    return ROOT / "papers" / slug / "chapter.md"
+    return folder(slug) / "chapter.md"
 
 
 def card_path(slug: str) -> Path:
-    return ROOT / "papers" / slug / "paper.yml"
+    return folder(slug) / "paper.yml"
 
 
 def evidence_path(slug: str, profile: str) -> Path:
     """The committed reference of one profile."""
-    return ROOT / "papers" / slug / "evidence" / f"{profile}.json"
+    return folder(slug) / "evidence" / f"{profile}.json"
 
 
 def golden_path(slug: str) -> Path:
@@ -64,8 +71,8 @@ def record_path(slug: str, profile: str) -> Path:
 
 
 def slugs() -> list[str]:
-    """Slugs of all chapters, in alphabetical order."""
-    return sorted(p.parent.name for p in (ROOT / "papers").glob("*/chapter.md"))
+    """Slugs of all chapters and executed pages, in alphabetical order."""
+    return sorted(p.parent.name for home in HOMES for p in (ROOT / home).glob("*/chapter.md"))
 
 
 def require(slug: str) -> str:

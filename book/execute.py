@@ -183,7 +183,7 @@ def _papermill(notebook: Any, given: dict[str, Any], target: Path, beside: Path)
             kernel_name="python3",
             language="python",
             progress_bar=False,
-            cwd=str(chapters.ROOT / "papers" / target.parent.name),
+            cwd=str(chapters.folder(target.parent.name)),
         )
     except PapermillExecutionError as fault:
         trace = _COLOURS.sub("", "\n".join(fault.traceback or []))

@@ -29,7 +29,7 @@ def good(record: Record | None) -> Record | None:
 
 def commit(slug: str) -> tuple[str | None, bool | None]:
     """Short id of the commit checked out, and whether what the chapter runs on differs from it (None without git)."""
-    inputs = ["fedlib", f"papers/{slug}/chapter.md", "requirements.txt"]
+    inputs = ["fedlib", str(chapters.chapter_path(slug)), "requirements.txt"]
     head = _git("rev-parse", "--short=12", "HEAD")
     changes = _git("status", "--porcelain", "--", *inputs)
     return (head, None) if head is None or changes is None else (head, bool(changes))

@@ -27,7 +27,7 @@ def chapter_list(console: Console) -> None:
     table = _plain("chapter", "title", "part", *chapters.PROFILES)
     for slug, card in cards.all_cards().items():
         states = [styled(freshness.state(slug, p)) if p in card.profiles else "-" for p in chapters.PROFILES]
-        table.add_row(slug, escape(card.title), card.part, *states)
+        table.add_row(slug, escape(card.title), card.part or "-", *states)
     console.print(table)
 
 
@@ -68,8 +68,8 @@ def chapter(console: Console, slug: str) -> None:
     facts.show_header = False
     noted = ", ".join(map(str, card.noted)) or "not an entry of the notes"
     facts.add_row("title", escape(card.title))
-    facts.add_row("paper", escape(f"{card.authors}; {card.venue}"))
-    facts.add_row("part", card.part)
+    facts.add_row("paper", "-" if card.page else escape(f"{card.authors}; {card.venue}"))
+    facts.add_row("part", card.part or "a page of the book")
     facts.add_row("noted", noted if card.entry is None else f"{noted} (entry {card.entry})")
     facts.add_row("builds on", ", ".join(card.builds_on) or "-")
     facts.add_row("chapter", str(chapters.chapter_path(slug)))

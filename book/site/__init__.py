@@ -20,6 +20,7 @@ EXTENSIONS = (
     "evidence",
     "source",
     "overview",
+    "concept_map",
     "benchmarks",
 )
 

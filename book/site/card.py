@@ -33,6 +33,8 @@ class CardDirective(BookDirective):
         domain: Any = self.env.domains.get("cite")
         if domain is None:
             return ""
+        if card.citation is None:
+            return ""
         entry = domain.bibdata.data.entries.get(card.citation)
         if entry is None:
             raise self.error(f"papers/{card.slug}/paper.yml: citation: {card.citation!r} is not in book/references.bib")
@@ -52,13 +54,15 @@ def rows(card: Card, slug: str, document: str, paper_title: str = "") -> list[tu
         elements.page_link(press.card(s).title, press.document_of(s), document) if s in known else s
         for s in card.builds_on
     ]
-    facts: list[tuple[str, Cell]] = [("Paper", paper)]
+    facts: list[tuple[str, Cell]] = [] if card.page else [("Paper", paper)]
     if card.noted:
         facts.append(("Noted", ", ".join(day(d) for d in card.noted)))
-    facts.append(("Tags", [elements.inline(tag, "tag") for tag in card.tags]))
+    if card.tags:
+        facts.append(("Tags", [elements.inline(tag, "tag") for tag in card.tags]))
     if builds:
         facts.append(("Builds on", elements.join(builds)))
-    facts.append(("Claims", elements.stack(*held(slug))))
+    if card.claims:
+        facts.append(("Claims", elements.stack(*held(slug))))
     facts.append(("Last run", last_run(slug)))
     return facts
 

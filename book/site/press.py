@@ -81,17 +81,18 @@ def drafting() -> bool:
 
 def slug_of(document: str) -> str | None:
     """The slug of a chapter's document name (`papers/<slug>/chapter`), or None for any other page."""
-    match = re.fullmatch(r"papers/([^/]+)/chapter", document)
+    match = re.fullmatch(rf"(?:{'|'.join(chapters.HOMES)})/([^/]+)/chapter", document)
     return match.group(1) if match else None
 
 
 def document_of(slug: str) -> str:
-    return f"papers/{slug}/chapter"
+    return chapters.chapter_path(slug).relative_to(root()).with_suffix("").as_posix()
 
 
 def slugs() -> list[str]:
-    """Slugs of all chapters, in the order of the parts, then of the notes (a primer first)."""
-    return sorted(chapters.slugs(), key=lambda slug: (PARTS.index(card(slug).part), card(slug).entry or 0))
+    """Slugs of all chapters, in the order of the parts, then of the notes (a primer first); other pages at the end."""
+    order = {part: place for place, part in enumerate((*PARTS, None))}
+    return sorted(chapters.slugs(), key=lambda slug: (order[card(slug).part], card(slug).entry or 0))
 
 
 def executed_path(slug: str) -> Path:

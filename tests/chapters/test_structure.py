@@ -6,10 +6,13 @@ import jupytext
 import pytest
 
 from book import cards, chapters, golden, reference
+from fedlib import algorithms
 
-SLUGS = chapters.slugs()
+EVERYTHING = chapters.slugs()
+SLUGS = [slug for slug in EVERYTHING if not cards.load(slug).page]
 WRITTEN = [slug for slug in SLUGS if not cards.load(slug).draft]
 
+executed = pytest.mark.parametrize("slug", EVERYTHING)
 chapter = pytest.mark.parametrize("slug", SLUGS)
 written = pytest.mark.parametrize("slug", WRITTEN)
 
@@ -36,12 +39,20 @@ def test_the_four_first_chapters_are_written():
     assert {"fedavg", "gradient-dropping", "feddf", "fedntd"} <= set(WRITTEN)
 
 
+def test_the_leaderboard_has_a_row_for_every_algorithm():
+    """What is added to `fedlib.algorithms` appears there as soon as the page is executed, and its evidence accepted."""
+    measured = reference.committed("leaderboard", "quick")["metrics"]
+    classes = {n: kind for n in dir(algorithms) if isinstance(kind := getattr(algorithms, n), type)}
+    offered = {name for name, kind in classes.items() if issubclass(kind, algorithms.FedAvg)}
+    assert {name.rpartition("/")[2] for name in measured if name.startswith("personal-before/")} == offered
+
+
 @chapter
 def test_sections_stand_in_order(slug):
     assert re.findall(r"^## (.+)$", text_of(slug), flags=re.M) == chapters.SECTIONS
 
 
-@chapter
+@executed
 def test_source_is_as_jupytext_writes_it(slug):
     text = text_of(slug)
     assert not list(chapters.chapter_path(slug).parent.glob("*.ipynb"))
@@ -61,7 +72,7 @@ def test_card_agrees_with_the_register(slug):
     assert card.part == by_slug[slug].part
 
 
-@chapter
+@executed
 def test_parameters_are_declared_first(slug):
     first = code_cells(slug)[0]
     assert "parameters" in chapters.tags(first)
@@ -73,7 +84,7 @@ def test_parameters_are_declared_first(slug):
     assert "seeds" in values
 
 
-@chapter
+@executed
 def test_the_last_cell_publishes_and_one_cell_guards_the_golden(slug):
     cells = code_cells(slug)
     assert "run.publish()" in cells[-1].source
@@ -137,7 +148,7 @@ def test_quick_and_real_evidence_are_committed_and_judged_as_the_card_says(slug)
             assert evidence["claims"][claim.id]["verdict"] == reference.judge(claim, evidence["metrics"]).verdict
 
 
-@written
+@pytest.mark.parametrize("slug", [s for s in EVERYTHING if not cards.load(s).draft])
 def test_golden_is_executed_tagged_and_of_this_chapter(slug):
     assert golden.problems(slug) == []
 

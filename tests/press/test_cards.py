@@ -67,6 +67,27 @@ def test_a_wrong_claim_is_named(tree, change, field):
     assert field in fault(tree, claims=[claim | change])
 
 
+def test_a_page_of_the_book_is_about_no_paper(tree, state):
+    """It lies among the pages, runs like a chapter, and is finished without claims."""
+    tree.add("ranking", part=None, citation=None, authors=None, venue=None, claims=[])
+    page = tree.root / "book" / "pages" / "ranking"
+    page.parent.mkdir(parents=True)
+    (tree.root / "papers" / "ranking").rename(page)
+    card = cards.load("ranking")
+    assert card.page
+    assert not card.draft
+    assert chapters.slugs() == ["ranking"]
+    assert chapters.evidence_path("ranking", "quick").parent == page / "evidence"
+    assert tree.run("ranking")["status"] == "ok"
+    assert state("ranking") == "fresh"
+    assert "ranking" in tree.press("list")[1]
+    assert "a page of the book" in tree.press("show", "ranking")[1]
+
+
+def test_half_a_paper_is_none(tree):
+    assert "citation, venue: missing" in fault(tree, citation=None, venue=None)
+
+
 def test_a_claim_id_used_twice_is_an_error(tree):
     tree.add("demo")
     claim = yaml.safe_load(chapters.card_path("demo").read_text())["claims"][0]

@@ -27,7 +27,11 @@ _MODULES = (
     "packing",
     "partition",
     "plots",
+    "privacy",
     "rng",
+    "sources",
+    "swa",
+    "targets",
 )
 
 

@@ -71,3 +71,20 @@ def proximal(params: Mapping[str, Tensor], anchor: Mapping[str, Tensor], mu: flo
     keep = 1 if isinstance(params, Stack) else 0
     squares = [(w - anchor[n].detach()).square().reshape(*w.shape[:keep], -1).sum(-1) for n, w in params.items()]
     return 0.5 * mu * torch.stack(squares).sum(0)
+
+
+def reconstruction(output: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error per entry of outputs and targets [B, D], mean over the batch: an autoencoder's objective."""
+    return (output - target).square().mean((-2, -1))
+
+
+def model_contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperature: float = 0.5) -> Tensor:
+    """Model-contrastive loss of representations [B, D] of the same inputs, mean over the batch.
+
+    -log(e^{s/T} / (e^{s/T} + e^{s'/T})) with s the cosine of z and z_global, s' that of z and z_previous (Li, He and
+    Song 2021, MOON, section 3.3). It lies in [log(1 + e^{-2/T}), log(1 + e^{2/T})] and does not depend on the lengths of
+    the three. No gradient flows to z_global and z_previous. Raises ValueError unless temperature > 0.
+    """
+    _check_temperature(temperature)
+    attract, repel = (functional.cosine_similarity(z, other.detach(), dim=-1) for other in (z_global, z_previous))
+    return -functional.logsigmoid((attract - repel) / temperature).mean(-1)

@@ -92,3 +92,17 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     """Linear centred kernel alignment of two representations [N, D1], [N, D2] (Kornblith et al. 2019); in [0, 1]."""
     x, y = (v.double() - v.double().mean(0) for v in (x, y))
     return float((x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()))
+
+
+def cka_matrix(representations: Sequence[Tensor]) -> Tensor:
+    """:func:`linear_cka` of all pairs of M representations [N, D_i] of the same N samples: float64 [M, M].
+
+    Computed from the N x N products between samples, which costs less than between features where D_i > N.
+    """
+    grams = []
+    for x in representations:
+        centred = x.double() - x.double().mean(0)
+        gram = (centred @ centred.T).flatten()
+        grams.append(gram / gram.norm())
+    unit = torch.stack(grams)
+    return unit @ unit.T

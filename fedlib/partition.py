@@ -93,3 +93,58 @@ def shards(labels: Tensor, clients: int, per_client: int, rng: torch.Generator) 
 def label_counts(labels: Tensor, split: list[Tensor], classes: int) -> Tensor:
     """How many samples of each class each client holds: int64 [K, C]."""
     return torch.stack([torch.bincount(labels[part], minlength=classes) for part in split])
+
+
+def classes_per_client(labels: Tensor, clients: int, classes: int, rng: torch.Generator) -> list[Tensor]:
+    """Label skew by classes: every client holds exactly ``classes`` of them, every class has about as many owners as
+    any other (K classes / C, rounded up or down), who share its samples evenly. ``labels`` [N].
+
+    With ``classes`` = C it is a stratified IID split. Raises ValueError when classes would have no owner, or owners no
+    sample.
+    """
+    _check(labels, clients)
+    present = labels.unique().tolist()
+    if not 1 <= classes <= len(present) or clients * classes < len(present):
+        raise ValueError(
+            f"{clients} clients with {classes} classes each cannot share {len(present)} classes: "
+            f"use {-(-len(present) // clients)} to {len(present)} classes per client"
+        )
+    owners: list[list[int]] = [[] for _ in present]
+    for k in range(clients):
+        shuffled = torch.randperm(len(present), generator=rng).tolist()
+        for c in sorted(shuffled, key=lambda c: len(owners[c]))[:classes]:  # those with the fewest owners so far
+            owners[c].append(k)
+    parts: list[list[Tensor]] = [[] for _ in range(clients)]
+    for c, holders in zip(present, owners, strict=True):
+        members = torch.nonzero(labels == c).squeeze(1)
+        if len(members) < len(holders):
+            raise ValueError(f"class {c} has {len(members)} samples for {len(holders)} clients: use fewer clients")
+        members = members[torch.randperm(len(members), generator=rng)]
+        for k, piece in zip(holders, members.tensor_split(len(holders)), strict=True):
+            parts[k].append(piece)
+    return _ascending(parts)
+
+
+def matching(labels: Tensor, held: Tensor, rng: torch.Generator, most: int | None = None) -> list[Tensor]:
+    """Test samples for every client in the proportions of its own labels: index tensors into ``labels`` [M], ascending.
+
+    ``held`` [K, C] says how many training samples of each class each client holds (:func:`label_counts`). A client gets
+    as many test samples as its scarcest class allows, ``most`` at most; shares are rounded by largest remainder, so no
+    class is off by more than one. Unlike the splits above, clients may be given the same sample: nobody trains on it.
+    Raises ValueError for a client without samples, and when a class that a client holds has no test sample.
+    """
+    there = torch.bincount(labels, minlength=held.shape[1]).double()
+    rows = []
+    for k, count in enumerate(held.double()):
+        share = count / count.sum()
+        if not count.sum() > 0 or bool(((share > 0) & (there == 0)).any()):
+            raise ValueError(f"client {k} holds {held[k].tolist()} samples by class; test samples: {there.tolist()}")
+        size = int((there[share > 0] / share[share > 0]).min().item() + 1e-9)
+        exact = share * (size if most is None else min(size, most))
+        wanted = (exact + 1e-9).floor()
+        short = round(float(exact.sum() - wanted.sum()))
+        wanted[torch.argsort(exact - wanted, descending=True, stable=True)[:short]] += 1
+        order = torch.randperm(len(labels), generator=rng)
+        own = [order[labels[order] == c][: int(n)] for c, n in enumerate(wanted.tolist())]
+        rows.append(torch.cat(own).sort().values)
+    return rows

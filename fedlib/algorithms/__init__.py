@@ -4,13 +4,23 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "CCVR": "ccvr",
     "FedAvg": "fedavg",
     "FedAvgM": "fedavgm",
+    "FedBN": "fedbn",
     "FedDF": "feddf",
+    "FedGen": "fedgen",
     "FedLSD": "fedlsd",
     "FedMD": "fedmd",
     "FedNTD": "fedntd",
+    "FedOpt": "fedopt",
+    "FedPer": "fedper",
     "FedProx": "fedprox",
+    "FedRep": "fedrep",
+    "LGFedAvg": "lgfedavg",
+    "LocalOnly": "localonly",
+    "Moon": "moon",
+    "Scaffold": "scaffold",
 }
 
 

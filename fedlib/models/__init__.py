@@ -4,12 +4,15 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "Autoencoder": "autoencoder",
     "MLP": "mlp",
     "SmallCNN": "cnn",
     "McMahanCNN": "cnn",
+    "Generator": "generator",
     "LeNet5": "cnn",
     "ResNet": "resnet",
     "ResNet8": "resnet",
+    "Projected": "projected",
     "Net": "net",
     "State": "net",
 }

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .marks import heatmap as heatmap
     from .surfaces import decision_map as decision_map
     from .surfaces import samples as samples
+    from .waits import survival_curves as survival_curves
+    from .waits import waiting_map as waiting_map
 
 _HOME = {
     "bars": "marks",
@@ -31,7 +33,9 @@ _HOME = {
     "label_ends": "lines",
     "show": "look",
     "style": "look",
+    "survival_curves": "waits",
     "use": "look",
+    "waiting_map": "waits",
 }
 
 

@@ -5,7 +5,25 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fedlib.algorithms import FedAvg, FedAvgM, FedDF, FedLSD, FedMD, FedNTD, FedProx
+from fedlib.algorithms import (
+    CCVR,
+    FedAvg,
+    FedAvgM,
+    FedDF,
+    FedLSD,
+    FedMD,
+    FedNTD,
+    FedOpt,
+    FedPer,
+    FedProx,
+    FedRep,
+    LGFedAvg,
+    LocalOnly,
+    Moon,
+    Scaffold,
+)
+from fedlib.algorithms.fedgen import Teaching
+from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.executors import per_sample
 from fedlib.federation import Federation, Local
@@ -57,14 +75,23 @@ def public():
 
 
 ALGORITHMS = {
+    "CCVR": lambda: CCVR(FedProx(0.3), Calibration(samples=20, steps=5), rounds=2),
     "FedAvg": FedAvg,
     "FedProx": lambda: FedProx(0.3),
     "FedAvgM": lambda: FedAvgM(0.9, 0.7),
     "FedDF": lambda: FedDF(public(), Distillation(steps=3, batch_size=6)),
     "FedMD, kl": lambda: FedMD(public(), digest_epochs=2),
     "FedMD, mae": lambda: FedMD(public(), digest="mae"),
+    "FedGen": lambda: FedGen(1.0, 0.5, teaching=Teaching(steps=3, batch_size=6, noise_size=4, hidden=8), draws=12),
     "FedLSD": lambda: FedLSD(0.5, 2.0),
     "FedNTD": lambda: FedNTD(1.0, 1.5),
+    "FedOpt": lambda: FedOpt("yogi", 0.05),
+    "Moon": lambda: Moon(1.0, 0.7),
+    "Scaffold": lambda: Scaffold(0.9),
+    "FedPer": FedPer,
+    "FedRep": FedRep,
+    "LGFedAvg": LGFedAvg,
+    "LocalOnly": LocalOnly,
     "personal": lambda: Personal(0.3),
     "own": Pulled,
 }
@@ -85,10 +112,19 @@ def federation(algorithm=None, *, model=small, sizes=UNEVEN, shape=(5,), data=No
     return Federation(model, x, y, split, algorithm or FedAvg(), local=local, **settings)
 
 
+def tensors(value, name):
+    """Tensors with their paths, however deeply dictionaries hold them."""
+    if not isinstance(value, dict):
+        yield name, value
+        return
+    for key, inner in value.items():
+        yield from tensors(inner, f"{name}/{key}")
+
+
 def everything(fed):
     """All that rounds leave: the server's model and memory, what clients keep, losses."""
     kept = {f"{k}/{n}": t for k, own in fed.own.items() for n, t in own.items()}
-    memory = {f"memory/{n}": t for n, t in fed.memory.items()}
+    memory = dict(tensors(fed.memory, "memory"))
     losses = torch.tensor([row["loss"] for row in fed.history], dtype=FLOAT)
     return fed.state | kept | memory | {"losses": losses}
 

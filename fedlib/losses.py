@@ -82,8 +82,8 @@ def model_contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperatu
     """Model-contrastive loss of representations [B, D] of the same inputs, mean over the batch.
 
     -log(e^{s/T} / (e^{s/T} + e^{s'/T})) with s the cosine of z and z_global, s' that of z and z_previous (Li, He and
-    Song 2021, MOON, section 3.3). It lies in [log(1 + e^{-2/T}), log(1 + e^{2/T})] and does not depend on the lengths of
-    the three. No gradient flows to z_global and z_previous. Raises ValueError unless temperature > 0.
+    Song 2021, MOON, section 3.3). It lies in [log(1 + e^{-2/T}), log(1 + e^{2/T})] and does not depend on the lengths
+    of the three. No gradient flows to z_global and z_previous. Raises ValueError unless temperature > 0.
     """
     _check_temperature(temperature)
     attract, repel = (functional.cosine_similarity(z, other.detach(), dim=-1) for other in (z_global, z_previous))

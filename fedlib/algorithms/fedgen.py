@@ -28,11 +28,12 @@ TEACHERS = ("logits", "weighted", "broadcast")
 
 @dataclass(frozen=True)
 class Teaching:
-    """How the server trains the generator: Adam with weight decay, ``steps`` per round, in batches of generated samples.
+    """How the server trains the generator: Adam with weight decay, ``steps`` per round, on batches of its samples.
 
-    ``teacher``: ``"logits"`` is equation (4), ``"weighted"`` and ``"broadcast"`` are what the released code means and what
-    it does (:func:`teacher_loss`). ``labels`` are drawn from the clients' label ``"counts"`` or ``"uniform"`` over the
-    classes that somebody holds, ``noise`` is ``"normal"`` or ``"uniform"`` in [0, 1). ``diversity`` weighs :func:`diversity`.
+    ``teacher``: ``"logits"`` is equation (4), ``"weighted"`` and ``"broadcast"`` are what the released code means and
+    what it does (:func:`teacher_loss`). ``labels`` are drawn from the clients' label ``"counts"`` or ``"uniform"`` over
+    the classes that somebody holds, ``noise`` is ``"normal"`` or ``"uniform"`` in [0, 1). ``diversity`` weighs
+    :func:`diversity`.
     """
 
     steps: int = 50
@@ -75,15 +76,15 @@ DEFAULT = Teaching()
 
 class FedGen(FedAvg):
     """Local objective: CE on real samples + ``weight`` CE of the predictor on generated features (equation 5)
-    + ``extra`` KL(prediction for a generated feature of the same class || prediction), which only the released code has.
+    + ``extra`` KL(prediction for a generated feature of the same class || prediction), which only the code has.
 
     Both weights shrink by ``decay`` a round, and both terms begin in the second round: before, the generator knows
     nothing. A client draws ``draws`` features a round and uses all at every step: the expectation of fresh batches with
-    less noise. The predictor is the linear layer ``head``; ``positive`` says that features are never negative, as behind a
-    ReLU. ``personal`` patterns, such as ``("body.*",)``, leave the extractor with the clients, and only the predictor is
-    shared. With both weights 0 it is FedAvg.
+    less noise. The predictor is the linear layer ``head``; ``positive`` says that features are never negative, as
+    behind a ReLU. ``personal`` patterns, such as ``("body.*",)``, leave the extractor with the clients, and only the
+    predictor is shared. With both weights 0 it is FedAvg.
 
-    Down: what is shared, the generator with its statistics, and the label prior; up: what is shared, and C label counts.
+    Down: what is shared, the generator with its statistics, the label prior; up: what is shared, and C label counts.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class FedGen(FedAvg):
         return loss
 
     def context(self, fed: Federation, client: int) -> State:
-        """This round's generated features z [M, d] with labels y [M], and C groups of them, one per class, for the KL."""
+        """Features generated for this round, z [M, d], with labels y [M]; for the KL, C groups, one per class."""
         if "prior" not in fed.memory:
             return {}
         source, drawn = rng.stream(fed.seed, "generated", fed.round, client), {}
@@ -243,7 +244,7 @@ def teach(lessons: Sequence[Lesson]) -> None:
         raise ArithmeticError(f"the generator diverged: its summed loss over {how.steps} steps is {float(total)}")
     for k, lesson in enumerate(lessons):
         kept = {"generator": states, "m": adam["m"], "v": adam["v"]}
-        lesson.memory = {m: {n: t[k].detach().clone() for n, t in slot.items()} for m, slot in kept.items()}
+        lesson.memory = {m: {n: t[k].detach().clone() for n, t in slot.items()} for m, slot in kept.items()}  # type: ignore[union-attr]
         lesson.taken += how.steps
 
 
@@ -252,7 +253,7 @@ def teacher_loss(logits: Tensor, y: Tensor, share: Tensor, teacher: str = "logit
 
     ``"logits"``: cross-entropy of their averaged logits, equation (4). ``"weighted"``: their own cross-entropies, each
     weighted by ``share`` [..., m, C], the client's share of all samples of the class, as the released code intends.
-    ``"broadcast"``: as it runs: a weight [B, 1] times losses [B] is a matrix [B, B], and its mean the product of two means.
+    ``"broadcast"``: as it runs: a weight [B, 1] times losses [B] is a matrix [B, B], its mean the product of two means.
     """
     if teacher == "logits":
         return cross_entropy(logits.mean(-3), y)
@@ -276,8 +277,8 @@ def diversity(noise: Tensor, z: Tensor) -> Tensor:
 def imitation(logits: Tensor, y: Tensor, answers: Tensor) -> Tensor:
     """KL(mean answer to generated features of the sample's class || softmax(logits)), mean over the batch.
 
-    ``answers`` [..., C A, C] are the logits for A features of each class, in the order of the classes. No gradient flows
-    to them. The gradient is that of the released code's loss, which has one draw per sample, averaged over A draws.
+    ``answers`` [..., C A, C] are the logits for A features of each class, in the order of the classes. No gradient
+    flows to them. The gradient is that of the released code's loss, with one draw per sample, averaged over A draws.
     """
     classes = logits.shape[-1]
     mean = answers.detach().softmax(-1).unflatten(-2, (classes, -1)).mean(-2)

@@ -10,6 +10,7 @@ from fedlib.algorithms import (
     FedAvg,
     FedAvgM,
     FedDF,
+    FedGen,
     FedLSD,
     FedMD,
     FedNTD,

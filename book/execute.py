@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,15 @@ def _run(
     if anew:
         shutil.rmtree(resume_folder(slug, stem), ignore_errors=True)
     kept = files.make_folder(kept_folder(slug, stem, everything))
-    os.environ["FEDLIB_RESUME"] = str(kept)
-    os.environ["FEDLIB_PROGRESS"] = str(progress_path(slug, stem))
-    os.environ["FEDLIB_PART"] = f"{part[0]}/{part[1]}" if part else ""
     commit, dirty = records.commit(slug)
     started, clock = dt.datetime.now(dt.UTC), time.perf_counter()
-    executed, error = _execute(notebook, given, target)
+    told = {
+        "FEDLIB_RESUME": str(kept),
+        "FEDLIB_PROGRESS": str(progress_path(slug, stem)),
+        "FEDLIB_PART": f"{part[0]}/{part[1]}" if part else "",
+    }
+    with _environment(told):
+        executed, error = _execute(notebook, given, target)
     idle = part is not None and error is not None and error["type"] == "NothingToDo"  # there are fewer seeds than parts
     evidence = _evidence(executed) if error is None else None
     error = None if idle else error or _fault(evidence, profile)
@@ -150,6 +154,20 @@ def _store(record: records.Record, executed: Any, slug: str, stem: str) -> None:
     files.write(broken, text)
     files.write(trace, record["error"]["traceback"] + "\n")
     files.write_json(chapters.record_path(slug, stem), record)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Variables that a kernel is to find, for as long as it runs: papermill has no other way to tell it."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _execute(notebook: Any, given: dict[str, Any], target: Path) -> tuple[Any, dict[str, str] | None]:

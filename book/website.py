@@ -86,6 +86,19 @@ def build(draft: bool = False) -> tuple[Path, bool]:
     return index_page(), True
 
 
+# Jupyter Book's own forwarding page has no language, no title, nothing to click, and no icon: browsers miss that.
+_FRONT = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Federated learning, measured again</title>
+<meta http-equiv="refresh" content="0; url=book/pages/index.html">
+<link rel="icon" href="_static/favicon.svg">
+<link rel="canonical" href="book/pages/index.html">
+<p><a href="book/pages/index.html">To the book</a></p>
+</html>
+"""
+
+
 def _sphinx(draft: bool) -> Path:
     """Run Jupyter Book into a folder beside the website and return it."""
     aside = chapters.build_folder() / "new-site"
@@ -118,6 +131,7 @@ def _sphinx(draft: bool) -> Path:
         lines = list(dict.fromkeys(line.strip() for line in log.splitlines() if _PROBLEM.search(line)))
         shown = "\n".join(f"  {line}" for line in (lines or log.splitlines())[-40:])
         raise PressError(f"the website was not built (the last good one is kept):\n{shown}\nfull log: {log_path}")
+    (made / "index.html").write_text(_FRONT, encoding="utf-8")
     return made
 
 

@@ -45,6 +45,10 @@ profile = "quick"
 1 + 1  # two
 ```
 
+```{code-cell} ipython3
+from fedlib.losses import squared
+```
+
 The sum is {glue:text}`mini-sum`.
 
 ```{code-of} fedlib.losses.squared

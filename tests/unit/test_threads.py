@@ -138,7 +138,7 @@ def test_a_new_thread_asks_torch_and_not_openmp_how_many_threads_there_are():
     if not found:
         pytest.skip("torch's library of threads is another one, or cannot be found")
     script = NEW_THREAD.format(library=found[0])
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=100)
 
 

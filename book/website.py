@@ -92,7 +92,7 @@ _FRONT = """<!DOCTYPE html>
 <meta charset="utf-8">
 <title>Federated learning, measured again</title>
 <meta http-equiv="refresh" content="0; url=book/pages/index.html">
-<link rel="icon" href="_static/favicon.svg">
+<link rel="icon" href="data:,">
 <link rel="canonical" href="book/pages/index.html">
 <p><a href="book/pages/index.html">To the book</a></p>
 </html>

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "algorithms",
+    "calibration",
     "checkpoint",
     "compress",
     "data",
@@ -22,10 +23,12 @@ _MODULES = (
     "losses",
     "metrics",
     "models",
+    "normalisation",
     "observe",
     "optim",
     "packing",
     "partition",
+    "personal",
     "plots",
     "privacy",
     "rng",

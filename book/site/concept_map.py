@@ -94,11 +94,11 @@ def drawn(address: Any) -> str:
     ]
     shown = [f".concept-map:has(#map-{s}:hover, #map-{s}:focus-within) .at-{s}" for s in boxes]
     out.append(f"<style>{', '.join(shown)} {{ opacity: 1; stroke-width: 2.2; }}</style>")
-    out += [f'<text class="part" x="0" y="{y}">{escape(part)}</text>' for part, y in captions]
     out += [
         f'<path class="arrow at-{a} at-{b}" d="{line(boxes[a], boxes[b])}" marker-end="url(#map-arrow)"/>'
         for a, b in arrows
     ]
+    out += [f'<text class="part" x="0" y="{y}">{escape(part)}</text>' for part, y in captions]
     out += [_box(box, address(box.slug) if box.written else "") for box in boxes.values()]
     return "\n".join([*out, "</svg>"])
 

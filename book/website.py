@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 
 from book import chapters, files, freshness, jobs, locking
 from book.errors import PressError, cannot
@@ -87,18 +88,6 @@ def build(draft: bool = False) -> tuple[Path, bool]:
 
 
 # Jupyter Book's own forwarding page has no language, no title, nothing to click, and no icon: browsers miss that.
-_FRONT = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Federated learning, measured again</title>
-<meta http-equiv="refresh" content="0; url=book/pages/index.html">
-<link rel="icon" href="data:,">
-<link rel="canonical" href="book/pages/index.html">
-<p><a href="book/pages/index.html">To the book</a></p>
-</html>
-"""
-
-
 def _sphinx(draft: bool) -> Path:
     """Run Jupyter Book into a folder beside the website and return it."""
     aside = chapters.build_folder() / "new-site"
@@ -131,7 +120,8 @@ def _sphinx(draft: bool) -> Path:
         lines = list(dict.fromkeys(line.strip() for line in log.splitlines() if _PROBLEM.search(line)))
         shown = "\n".join(f"  {line}" for line in (lines or log.splitlines())[-40:])
         raise PressError(f"the website was not built (the last good one is kept):\n{shown}\nfull log: {log_path}")
-    (made / "index.html").write_text(_FRONT, encoding="utf-8")
+    front = Template((chapters.ROOT / "book" / "templates" / "redirect.html").read_text(encoding="utf-8"))
+    (made / "index.html").write_text(front.substitute(to_uri="book/pages/index.html"), encoding="utf-8")
     return made
 
 

@@ -22,6 +22,9 @@ EXTENSIONS = (
     "overview",
     "concept_map",
     "benchmarks",
+    "machines",
+    "social",
+    "finding",
 )
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from docutils import nodes
 from docutils.nodes import Node
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 from book.cards import Card
-from book.site import elements, press
+from book.site import citing, elements, press, source
 from book.site.elements import Cell
 from book.site.rebuild import BookDirective
 
@@ -23,22 +25,20 @@ class CardDirective(BookDirective):
             raise self.error("a card belongs at the top of papers/<slug>/chapter.md; this page is not a chapter")
         card = press.card(slug)
         box = nodes.container(classes=["book-card"])
-        box += elements.definitions(rows(card, slug, self.env.docname, self.paper_title(card)), "card-facts")
+        box += elements.definitions(rows(card, slug, self.env.docname, citing.title(self.env, card)), "card-facts")
         box += elements.paragraph("Run it again", "card-run-title")
         box += elements.command(commands(slug))
+        box += elements.paragraph(elements.join(places(self.config, slug), " · "), "card-places")
+        box += self.folded(card)
         return [box]
 
-    def paper_title(self, card: Card) -> str:
-        """Title of the paper, from the bibliography; "" where the site has none."""
-        domain: Any = self.env.domains.get("cite")
-        if domain is None:
-            return ""
-        if card.citation is None:
-            return ""
-        entry = domain.bibdata.data.entries.get(card.citation)
-        if entry is None:
-            raise self.error(f"papers/{card.slug}/paper.yml: citation: {card.citation!r} is not in book/references.bib")
-        return str(entry.fields["title"]).replace("{", "").replace("}", "")
+    def folded(self, card: Card) -> list[Node]:
+        """BibTeX of the chapter and its paper, behind a line that folds out."""
+        text = citing.bibtex(self.env, card, self.env.docname)
+        lines = ["````{dropdown} Cite this chapter", "```bibtex", *text.splitlines(), "```", "````"]
+        frame = nodes.container()
+        self.state.nested_parse(StringList(lines, self.env.docname), self.content_offset, frame)
+        return list(frame.children)
 
 
 def rows(card: Card, slug: str, document: str, paper_title: str = "") -> list[tuple[str, Cell]]:
@@ -61,10 +61,20 @@ def rows(card: Card, slug: str, document: str, paper_title: str = "") -> list[tu
         facts.append(("Tags", [elements.inline(tag, "tag") for tag in card.tags]))
     if builds:
         facts.append(("Builds on", elements.join(builds)))
+    if near := related(card):
+        links = [elements.page_link(press.card(s).title, press.document_of(s), document) for s in near]
+        facts.append(("Related", elements.stack(*links)))
     if card.claims:
         facts.append(("Claims", elements.stack(*held(slug))))
     facts.append(("Last run", last_run(slug)))
     return facts
+
+
+def related(card: Card, most: int = 3) -> list[str]:
+    """Chapters that share the most tags with this one, two at least; those that it builds on are named already."""
+    others = [press.card(slug) for slug in press.slugs() if slug not in (card.slug, *card.builds_on)]
+    shared = {other.slug: len(set(card.tags) & set(other.tags)) for other in others if not other.page}
+    return sorted((slug for slug, n in shared.items() if n > 1), key=lambda slug: -shared[slug])[:most]
 
 
 def held(slug: str) -> list[Cell]:
@@ -124,7 +134,19 @@ def duration(seconds: float | None) -> str:
 
 
 def commands(slug: str) -> str:
-    return f'make run P={slug}\nmake run P={slug} ARGS="--profile real"'
+    page = press.document_of(slug)
+    return f'make run P={slug}\nmake run P={slug} ARGS="--profile real"\nmake lab ARGS={page}.md'
+
+
+def places(config: Config, slug: str) -> list[Cell]:
+    """Where the chapter can be had: its notebook with outputs, in Colab or as a file, and its text."""
+    repository = config.html_theme_options.get("repository_url", "")
+    name = repository.removeprefix("https://github.com/")
+    return [
+        elements.link("Open in Colab", f"https://colab.research.google.com/github/{name}/blob/notebooks/{slug}.ipynb"),
+        elements.link("Download the notebook", f"{repository}/raw/notebooks/{slug}.ipynb"),
+        elements.link("Source of this page", source.address(config, f"{press.document_of(slug)}.md")),
+    ]
 
 
 def add_description(app: Sphinx, doctree: nodes.document) -> None:

@@ -98,11 +98,7 @@ def explanations(slug: str) -> list[Node]:
 
 def summary() -> list[Node]:
     """How many claims came to which verdict, profile by profile, over the whole book."""
-    counts = {p: dict.fromkeys(press.VERDICTS, 0) for p in press.PROFILES}
-    for profile, count in counts.items():
-        for slug in press.slugs():
-            for verdict, n in press.tally(slug, profile).items():
-                count[verdict] += n
+    counts = {profile: press.totals(profile) for profile in press.PROFILES}
     used = [profile for profile, count in counts.items() if any(count.values())]
     if not used:
         return [elements.paragraph("No claims have been written down yet.")]

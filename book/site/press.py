@@ -173,6 +173,15 @@ def tally(slug: str, profile: str) -> dict[str, int]:
     return counts
 
 
+def totals(profile: str) -> dict[str, int]:
+    """Verdicts at a profile, summed over all chapters."""
+    counts = dict.fromkeys(VERDICTS, 0)
+    for slug in chapters.slugs():
+        for verdict, n in tally(slug, profile).items():
+            counts[verdict] += n
+    return counts
+
+
 def signature(slug: str) -> str:
     """Changes whenever anything that a page shows of this chapter changes, besides its own text."""
     digest = hashlib.sha256(repr(state(slug)).encode())

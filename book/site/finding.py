@@ -1,0 +1,97 @@
+"""A finding: a figure of a chapter's run, with the claim that it belongs to and the verdict, on another page."""
+
+from __future__ import annotations
+
+import os
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from docutils.nodes import Node
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+
+from book import chapters
+from book.site import elements, press
+from book.site.rebuild import BookDirective
+
+
+class FindingDirective(BookDirective):
+    """``{finding} slug number``: a figure of the quick run, counted from 1; ``:claim:`` names a claim of the card."""
+
+    required_arguments = 2
+    option_spec = {"claim": directives.unchanged_required}
+
+    def run(self) -> list[Node]:
+        self.draws_press()
+        slug, number = self.arguments
+        if slug not in press.slugs() or not number.isdigit() or number == "0":
+            raise self.error(f"finding: expected a chapter and the number of a figure from 1, got {slug} {number}")
+        card, claim = press.card(slug), self.options.get("claim")
+        box = nodes.container(classes=["finding"])
+        if claim:
+            known = {one.id: one for one in card.claims}
+            if claim not in known:
+                raise self.error(f"finding: papers/{slug}/paper.yml has no claim {claim!r}")
+            verdict = press.verdict_of(slug, known[claim], "quick").verdict
+            box += elements.paragraph([elements.badge(verdict), " ", known[claim].statement], "finding-claim")
+        figures = figures_of(slug)
+        if figures and int(number) > len(figures):
+            raise self.error(f"finding: the run of {slug} has {len(figures)} figures, not {number}")
+        if figures:
+            picture, alt, (width, height) = figures[int(number) - 1]
+            path = chapters.build_folder() / "findings" / f"{slug}-{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture)
+            place = os.path.relpath(path, Path(self.env.srcdir) / Path(self.env.docname).parent)
+            box += nodes.image(uri=place, alt=alt, width=f"{width}px", height=f"{height}px")
+        else:
+            box += elements.paragraph(elements.label("not yet executed", "unwritten"))
+        where = elements.page_link(card.title, press.document_of(slug), self.env.docname)
+        box += elements.paragraph(where, "finding-source")
+        return [box]
+
+
+def figures_of(slug: str) -> list[tuple[bytes, str, tuple[int, int]]]:
+    """The figures of a chapter's quick run in order: PNG, alternative text, width and height in pixels."""
+    path = press.executed_path(slug)
+    if not path.exists():
+        return []
+    found = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if content := output.get("data", {}).get("image/png"):
+                facts = output.metadata.get("image/png", {})
+                found.append(
+                    (b64decode(content), facts.get("alt", ""), (facts.get("width", 0), facts.get("height", 0)))
+                )
+    return found
+
+
+class TallyDirective(BookDirective):
+    """``{tally}``: how many claims came to which verdict over the whole book at the quick profile, as one bar."""
+
+    def run(self) -> list[Node]:
+        self.draws_press()
+        counts = {verdict: n for verdict, n in press.totals("quick").items() if n}
+        if not counts:
+            return [elements.paragraph("No claims have been written down yet.")]
+        whole = sum(counts.values())
+        said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        parts = "".join(
+            f'<span class="tally-{verdict.replace(" ", "-")}" style="width:{100 * n / whole:.3f}%"></span>'
+            for verdict, n in counts.items()
+        )
+        bar = nodes.raw(
+            "", f'<div class="tally" role="img" aria-label="Of {whole} claims: {said}">{parts}</div>', format="html"
+        )
+        key = elements.join([[elements.badge(verdict), f" {n}"] for verdict, n in counts.items()], " · ")
+        return [bar, elements.paragraph(key, "tally-key")]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("finding", FindingDirective)
+    app.add_directive("tally", TallyDirective)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}

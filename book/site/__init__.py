@@ -22,6 +22,7 @@ EXTENSIONS = (
     "overview",
     "concept_map",
     "benchmarks",
+    "explore",
 )
 
 

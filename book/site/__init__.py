@@ -23,6 +23,7 @@ EXTENSIONS = (
     "concept_map",
     "benchmarks",
     "explore",
+    "symbols",
 )
 
 

@@ -23,7 +23,7 @@ from book.site import card, elements, evidence, press
 from book.site.rebuild import BookDirective
 from fedlib.plots import look
 
-WIDE, SIDE, ROW, LINE = 440, 12, 46, 19  # of a frame, its margin, a row and a line of text, in units of the drawing
+WIDE, SIDE, ROW, LINE = 400, 8, 46, 19  # of a frame, its margin, a row and a line of text, in units of the drawing
 MOST = 8  # frames; the style sheet has as many rules
 FIELDS = {"parameter": str, "values": (list, dict), "rows": dict, "baseline": dict, "unit": str, "profile": str}
 NEEDED = ("parameter", "values", "rows")
@@ -174,8 +174,9 @@ def frame(figure: Figure, metrics: Metrics, unit: str, value: str, name: str) ->
     for tick in ticks(low, high):
         x = across(tick)
         out.append(f'<path class="grid" d="M{x},{top}V{bottom}"/>')
-        label = elements.quantity(tick, unit).replace(".0%", "%")
-        out.append(f'<text class="tick" x="{x}" y="{bottom + 18}">{escape(label)}</text>')
+        label = f"{100 * tick:g}%" if unit == "accuracy" else f"{tick:g}".replace("-", "−")
+        anchor = "start" if x < SIDE + 16 else "end" if x > WIDE - SIDE - 16 else "middle"
+        out.append(f'<text class="tick" x="{x}" y="{bottom + 18}" text-anchor="{anchor}">{escape(label)}</text>')
     for place, (label, key) in enumerate(figure.baseline.items()):
         x, y = across(metrics[key]["mean"]), LINE * place
         anchor = "start" if x < WIDE / 3 else "end" if x > 2 * WIDE / 3 else "middle"

@@ -71,7 +71,7 @@ def known(slug: str, found: list[Row]) -> dict[str, Row]:
 
 
 def anchor_rows(app: Sphinx, doctree: nodes.document) -> None:
-    """Give the meaning in each row of the notation page an address."""
+    """Give the meaning in each row of the notation page an address, and the symbols' names, for previews only."""
     if app.env.docname != PAGE:
         return
     waiting: dict[tuple[str, ...], list[Row]] = {}
@@ -82,6 +82,8 @@ def anchor_rows(app: Sphinx, doctree: nodes.document) -> None:
         formulas = tuple(symbol(math.astext()) for math in cells[0].findall(nodes.math))
         if waiting.get(formulas) and (text := next(iter(cells[1].findall(nodes.paragraph)), None)):
             text["ids"].append(waiting[formulas].pop(0).anchor)
+            names = [copy for part in cells[0].findall(nodes.paragraph) for copy in part.deepcopy().children]
+            text.insert(0, nodes.inline("", "", *names, nodes.Text(": "), classes=["symbol-names"]))
 
 
 def link_symbols(app: Sphinx, doctree: nodes.document, page: str) -> None:

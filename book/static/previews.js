@@ -37,5 +37,6 @@
     touch: ["hold", 400], // a tap follows the link
     plugins: [onEscape],
     onShow,
+    onCreate: instance => instance.reference.removeAttribute("title"), // or the browser would show a second one
   });
 })();

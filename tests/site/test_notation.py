@@ -18,10 +18,13 @@ from book.site import symbols
 # A chapter may keep a letter of its paper against the tables for all only where its figures show that letter.
 KEPT = {("fedopt", r"\tau"), ("feddf-extensions", "s"), ("moon", "c")}
 GREEK = (
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho sigma tau phi "
-    "varphi chi psi omega ell Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
-).split()
-WORDS = r"\\(?:mathrm|text|operatorname)\*?(?:\s*\{[^{}]*\}|\s[A-Za-z])|\\(?:begin|end)\{[^}]*\}|[_^]\{[A-Za-z]{2,}\}|\\mathbf\{[^{}]*\}"
+    r"alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi"
+    r"|varphi|chi|psi|omega|ell|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Phi|Psi|Omega"
+)
+WORDS = (
+    r"\\(?:mathrm|text|operatorname)\*?(?:\s*\{[^{}]*\}|\s[A-Za-z])"
+    r"|\\(?:begin|end)\{[^}]*\}|[_^]\{[A-Za-z]{2,}\}|\\mathbf\{[^{}]*\}"
+)
 ACCENTS = r"\\(?:hat|tilde|bar|mathcal|mathbb)\s*(?:\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z])"
 TOKEN = re.compile(rf"{ACCENTS}|\\[A-Za-z]+|[A-Za-z]")
 CODE = re.compile(r"^```\{code-(?:cell|of)\}.*?^```$", re.MULTILINE | re.DOTALL)
@@ -29,10 +32,10 @@ MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+?)\$", re.DOTALL)
 
 
 def letters(tex: str) -> set[str]:
-    """Letters of a formula, each with its accent or font: ``\\bar z`` is not ``z``. Words, as in ``\\text``, do not count."""
+    """Letters of a formula with accent or font: ``\\bar z`` is not ``z``. Words, as in ``\\text``, do not count."""
     found = re.findall(TOKEN, re.sub(WORDS, " ", tex))
     plain = (re.sub(r"[\s{}]", "", token) for token in found)
-    return {t for t in plain if not t.startswith("\\") or t[1:] in GREEK or re.match(r"\\(hat|tilde|bar|math)", t)}
+    return {t for t in plain if re.match(rf"[A-Za-z]|\\(?:(?:{GREEK})$|hat|tilde|bar|math)", t)}
 
 
 def formulas(text: str) -> list[str]:
@@ -69,7 +72,9 @@ def rows() -> list[symbols.Row]:
 
 def test_a_symbol_has_one_meaning_on_any_page(rows):
     kept = {(slug, s) for row in rows if row.kept for slug in row.chapters for s in row.symbols}
-    assert kept == KEPT, "the table of letters kept from a paper changed: is it really shown by a figure of that chapter?"
+    assert kept == KEPT, (
+        "the table of letters kept from a paper changed: is it really shown by a figure of that chapter?"
+    )
     assert doubles(rows) == KEPT
 
 

@@ -25,6 +25,8 @@ EXTENSIONS = (
     "machines",
     "social",
     "finding",
+    "explore",
+    "symbols",
 )
 
 

@@ -22,6 +22,8 @@ EXTENSIONS = (
     "overview",
     "concept_map",
     "benchmarks",
+    "mathematics",
+    "lighter",
 )
 
 

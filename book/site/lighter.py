@@ -26,7 +26,6 @@ OUTLINE = re.compile(
 IMAGE = re.compile(r"<img\b[^>]*>")
 SIZE = re.compile(r'style="width: (\d+)px; height: (\d+)px;"')
 STYLES = re.compile(r"fa-(?:solid|regular|brands|lg|fw|sm|xs|xl)$")
-AT_ONCE = 1  # images that are loaded with the page: the first may stand in the first view
 
 
 def finish(app: Sphinx, exception: Exception | None) -> None:
@@ -60,8 +59,7 @@ def lighten(text: str, page: Path, icons: dict[str, str]) -> str:
         )
     if 'id="glyphs"' not in text and (names := set(re.findall(r'href="#glyph-([\w-]+)"', text))):
         text = re.sub(r"<body\b[^>]*>", lambda m: m.group() + mathematics.outlines(names), text, count=1)
-    before = iter(range(10**6))
-    return IMAGE.sub(lambda match: sized(match.group(), page, next(before) >= AT_ONCE), text)
+    return IMAGE.sub(lambda match: sized(match.group(), page), text)
 
 
 def icon(match: re.Match[str], icons: dict[str, str]) -> str:
@@ -83,8 +81,8 @@ def outlines_of_icons(script: Path) -> dict[str, str]:
     return found
 
 
-def sized(tag: str, page: Path, lazy: bool) -> str:
-    """An image with the size that it will have, so that nothing jumps, and loaded late if ``lazy``."""
+def sized(tag: str, page: Path) -> str:
+    """An image with the size that it will have, so that nothing jumps, and loaded when it comes near."""
     if " width=" not in tag:
         source = re.search(r'\bsrc="([^"]*)"', tag)
         path = (page.parent / unquote(source[1])) if source else page
@@ -98,7 +96,7 @@ def sized(tag: str, page: Path, lazy: bool) -> str:
         if size:
             tag = tag.replace("<img", f'<img width="{size[0]}" height="{size[1]}"', 1)
             tag = SIZE.sub("", tag)
-    if lazy and " loading=" not in tag:
+    if " loading=" not in tag:
         tag = tag.replace("<img", '<img loading="lazy" decoding="async"', 1)
     return tag
 

@@ -1,5 +1,9 @@
 // What a style sheet cannot say: which parts of a page scroll, and what is folded open on paper.
 
+// From a file a browser may not fetch other pages: the results of a search then stand without excerpts.
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined")
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
 // A part that scrolls sideways can be reached by keyboard; one that fits is no stop on the way. (Listings and tables
 // are seen to by the theme.)
 function markScrolling() {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,10 @@ def test_miniature_becomes_one_pdf(book):
         style = (book.root / "book/static/reading.css").as_uri()
         text = page.read_text(encoding="utf-8")
         page.write_text(text.replace("</head>", f'<link rel="stylesheet" href="{style}"></head>'), encoding="utf-8")
-    made = PdfReader(paper.write(book.root / "book.pdf", site, ["index", "papers/mini/chapter"]))
+    with ThreadPoolExecutor() as apart:  # Playwright of the other tests is at work in this thread
+        made = PdfReader(
+            apart.submit(paper.write, book.root / "book.pdf", site, ["index", "papers/mini/chapter"]).result()
+        )
     assert [mark.title for mark in made.outline] == ["Home", "A miniature"]
     text = [page.extract_text() for page in made.pages]
     assert len(text) >= 4
@@ -123,12 +127,13 @@ def test_chapter_on_paper_is_text_alone(site, browser, address):
     tab.emulate_media(media="print")
     found = tab.evaluate("""() => {
       dispatchEvent(new Event('beforeprint'));
-      const shown = s => [...document.querySelectorAll(s)].filter(e => e.checkVisibility()).length;
+      const count = (selector, wanted) => [...document.querySelectorAll(selector)].filter(wanted).length;
+      const shown = selector => count(selector, e => e.checkVisibility());
       return {
-        around: shown('.bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-area, .bd-footer, .copybtn'),
+        around: shown('.bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-area, .copybtn'),
         title: shown('article h1'), closed: document.querySelectorAll('main details:not([open])').length,
-        cut: [...document.querySelectorAll('div.highlight pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length,
-        split: [...document.querySelectorAll('article img')].filter(e => getComputedStyle(e).breakInside !== 'avoid').length,
+        cut: count('div.highlight pre', e => e.scrollWidth > e.clientWidth + 1),
+        split: count('article img', e => getComputedStyle(e).breakInside !== 'avoid'),
         paper: getComputedStyle(document.body).backgroundColor,
       };
     }""")

@@ -18,12 +18,18 @@ def _engine():
     mathematics.close()
 
 
+def skip_forwarding(page: str) -> None:
+    if page == "index.html":
+        pytest.skip("it only forwards to the home page")
+
+
 @pytest.mark.site
 def test_page_with_all_it_loads_is_below_the_limit(site, browser, address, page):
+    skip_forwarding(page)
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     sizes: dict[str, int] = {}
     asked: list = []
-    tab.on("requestfinished", asked.append)
+    tab.on("requestfinished", lambda request: asked.append(request))
     tab.goto(address + page, wait_until="load")
     tab.evaluate("() => { for (const image of document.images) image.loading = 'eager' }")
     tab.wait_for_load_state("networkidle")
@@ -33,13 +39,14 @@ def test_page_with_all_it_loads_is_below_the_limit(site, browser, address, page)
     fonts = [name for name in sizes if name.split("?")[0].endswith((".woff", ".woff2", ".ttf"))]
     tab.close()
     worst = sorted(sizes.items(), key=lambda item: -item[1])[:5]
-    assert sum(sizes.values()) > 10_000 or page == "index.html", "the test counted nothing"
+    assert sum(sizes.values()) > 10_000, "the test counted nothing"
     assert sum(sizes.values()) <= LIMIT, f"{page} weighs {sum(sizes.values()):,} bytes: {worst}"
     assert not fonts, f"{page} loads fonts: {fonts}"
 
 
 @pytest.mark.site
 def test_images_have_sizes_and_wait_below_the_fold(site, browser, address, page):
+    skip_forwarding(page)
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     tab.goto(address + page, wait_until="load")
     images = tab.evaluate("""() => [...document.querySelectorAll('article img')].map(e => ({
@@ -62,13 +69,13 @@ LAYOUT = """() => {
   const article = document.querySelector('article.bd-article');
   if (!article) return found;
   const parts = [...article.querySelectorAll(':scope > section > *, :scope > section > section > *')]
-    .filter(e => e.checkVisibility() && getComputedStyle(e).float === 'none' && getComputedStyle(e).position === 'static'
-      && e.tagName !== 'SPAN');
+    .filter(e => e.checkVisibility() && e.tagName !== 'SPAN')
+    .filter(e => getComputedStyle(e).float === 'none' && getComputedStyle(e).position === 'static');
   for (let i = 1; i < parts.length; i++) {
     const a = parts[i - 1], b = parts[i];
     if (a.parentElement !== b.parentElement) continue;
-    const over = a.getBoundingClientRect().bottom - b.getBoundingClientRect().top;
-    if (over > 1 && a.getBoundingClientRect().height) found.push(`${over} px of overlap at ${b.outerHTML.slice(0, 80)}`);
+    const above = a.getBoundingClientRect(), over = above.bottom - b.getBoundingClientRect().top;
+    if (over > 1 && above.height) found.push(`${over} px of overlap at ${b.outerHTML.slice(0, 80)}`);
   }
   for (const e of article.querySelectorAll('div.math > mjx-container, div.highlight pre')) {
     const box = e.getBoundingClientRect(), way = getComputedStyle(e).overflowX;
@@ -84,6 +91,7 @@ LAYOUT = """() => {
 @pytest.mark.site
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_page_fits_every_width(site, browser, address, page, mode):
+    skip_forwarding(page)
     tab = browser.new_page(viewport={"width": WIDTHS[0], "height": 900}, color_scheme=mode, reduced_motion="reduce")
     tab.goto(address + page, wait_until="load")
     for width in WIDTHS:
@@ -145,8 +153,8 @@ def test_icons_glyphs_and_images_come_into_the_page(tmp_path: Path):
     made = lighter.lighten(text, tmp_path / "page.html", lighter.outlines_of_icons(script))
     assert 'd="M3 4"' in made
     assert "<i " not in made
-    assert '<img width="10" height="20" src="a.png" />' in made
-    assert made.count('loading="lazy"') == 1
+    assert 'width="10" height="20" src="a.png" />' in made
+    assert made.count('loading="lazy"') == 2
 
 
 def test_faults_of_the_theme_are_mended():

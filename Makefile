@@ -25,13 +25,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book test run serve lab real full check bench lint types format site-test clean distclean
+.PHONY: help setup book test run serve lab real full check bench lint types format site-test zip pdf clean distclean
 
 help:
 	@echo "make book        execute every chapter that is stale (profile quick), build the website"
 	@echo "make test        run all tests: equations, chapters, press, golden notebooks, website"
 	@echo "make run         P=feddf ARGS=\"-p alpha=0.01\"  execute chapters with other parameters"
 	@echo "make serve       show the built website on this machine"
+	@echo "make zip         the built website as one archive that opens from a file;  make pdf: the book as one PDF"
 	@echo "make lab         open JupyterLab; a double click opens a chapter as a notebook"
 	@echo "make real        execute the profile real (real data, no GPU needed), resumable; P= for some chapters"
 	@echo "make full        execute the profile full (the paper's scale, wants a GPU), resumable"
@@ -84,6 +85,11 @@ real full: setup
 
 serve: setup
 	@$(PY) -m book serve $(ARGS)
+
+zip pdf: setup
+	@$(PY) -m book run
+	@$(PY) -m book build
+	@$(PY) -m book $@
 
 check: setup
 	@$(PY) -m book check $(ARGS)

@@ -163,6 +163,22 @@ def serve(port: Annotated[int, typer.Option(help="Port on this machine.")] = 800
             console.print("ended")
 
 
+@app.command("zip")
+def zip_() -> None:
+    """Pack the built website into one archive that opens from a file."""
+    from book import archive
+
+    console.print(str(archive.write(chapters.build_folder() / "fedlib-book.zip")), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def pdf() -> None:
+    """Print the built website into one PDF, with the Chromium of this machine."""
+    from book import paper
+
+    console.print(str(paper.write(chapters.build_folder() / "fedlib-book.pdf")), highlight=False, soft_wrap=True)
+
+
 @app.command()
 def clean(
     all_: Annotated[bool, typer.Option("--all", help="Executed chapters and kept partial results, too.")] = False,

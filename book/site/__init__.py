@@ -27,6 +27,8 @@ EXTENSIONS = (
     "finding",
     "explore",
     "symbols",
+    "mathematics",
+    "lighter",
 )
 
 

@@ -1,7 +1,7 @@
 """Nothing on a page may be fetched from elsewhere.
 
 jupyter-book always loads sphinx-thebe, whose script comes from a CDN when a reader presses a button; this book has no
-such button. MathJax is vendored (``mathjax_path`` in ``_config.yml``).
+such button. Formulas are typeset when the book is built (`mathematics.py`).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ ICON = re.compile(r'<(?:i|span) class="([^"]*\bfa-[^"]*)"([^>]*)></(?:i|span)>')
 OUTLINE = re.compile(
     r'(?:"([\w-]+)"|\b([a-z]\w*)):\[(\d+),(\d+),\[([^\]]*)\],"[0-9a-f]+","(M[^"]*)"\]'  # name, width, height, aliases
 )
+GLYPH = re.compile(r"#glyph-([\w-]+)")
 IMAGE = re.compile(r"<img\b[^>]*>")
 SIZE = re.compile(r'style="width: (\d+)px; height: (\d+)px;"')
 STYLES = re.compile(r"fa-(?:solid|regular|brands|lg|fw|sm|xs|xl)$")
@@ -57,9 +58,16 @@ def lighten(text: str, page: Path, icons: dict[str, str]) -> str:
         text = re.sub(
             r'\s*<script[^>]*src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>', "", text
         )
-    if 'id="glyphs"' not in text and (names := set(re.findall(r'href="#glyph-([\w-]+)"', text))):
+    if 'id="glyphs"' not in text and (names := set(GLYPH.findall(text + previews(text, page)))):
         text = re.sub(r"<body\b[^>]*>", lambda m: m.group() + mathematics.outlines(names), text, count=1)
     return IMAGE.sub(lambda match: sized(match.group(), page), text)
+
+
+def previews(text: str, page: Path) -> str:
+    """The script of a page's previews (sphinx-tippy), whose formulas need their glyphs here, too."""
+    scripts = re.findall(r'src="([^"?]*/tippy/[^"?]*\.js)', text)
+    found = [page.parent / unquote(script) for script in scripts]
+    return "".join(path.read_text(encoding="utf-8") for path in found if path.is_file())
 
 
 def icon(match: re.Match[str], icons: dict[str, str]) -> str:

@@ -206,10 +206,10 @@ class Page:
     def draw(self, equation: Equation) -> None:
         """The quiet line under an equation, and what its code and tests remember of it."""
         if not equation.tests and not equation.checked:
-            text = f"equation {equation.block['label']} has neither a test nor a cell that checks it"
-            self.complain(
-                f"{text}: give its code-of a :test:, or add {{equation}} {equation.block['label']}", equation.block
-            )
+            label = equation.block["label"]
+            text = f"equation {label} has neither a test nor a cell that checks it"
+            mend = f"give its code-of a :test:, or add {{equation}} {label} with :test: or :cell:"
+            self.complain(f"{text}: {mend}", equation.block)
         parts: list[Cell] = []
         if equation.code:
             parts.append(["code: ", elements.join(equation.code)])
@@ -223,16 +223,14 @@ class Page:
             links.remember(self.env, mention)
 
     def few(self, tests: dict[Source, str]) -> Cell:
-        """The tests that stand nowhere else on the page; of those under a listing only the first, to keep to a line."""
+        """The tests named for this equation alone, or else the first of those under its listings, to keep to a line."""
         listed = [test for test, where in tests.items() if where]
-        shown = listed[:1] + [test for test, where in tests.items() if not where]
-        names: list[Cell] = elements.join(self.test_link(test) for test in shown)
-        if len(listed) > 1:
-            where = tests[listed[1]]
-            names += [
-                " and ",
-                nodes.reference("", "", nodes.Text(f"{len(listed) - 1} more"), refid=where, internal=True),
-            ]
+        own = [test for test in tests if test not in listed]
+        names: list[Cell] = [elements.join(self.test_link(test) for test in own or listed[:1])]
+        rest = listed if own else listed[1:]
+        if rest:
+            more = nodes.reference("", "", nodes.Text(f"{len(rest)} more"), refid=tests[rest[0]], internal=True)
+            names += [" and ", more]
         return names
 
     def before(self, box: Node) -> list[str]:

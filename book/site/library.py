@@ -17,10 +17,11 @@ from typing import Any
 
 from docutils import nodes
 from docutils.nodes import Node
-from docutils.utils import new_document
+from sphinx import addnodes
 from sphinx.application import Sphinx
 
 from book.site import elements, links, press, source
+from book.site.elements import Cell
 from book.site.links import Mention
 from book.site.rebuild import BookDirective
 
@@ -36,8 +37,11 @@ class Definition:
     anchor: str
     first: int
     last: int
-    docstring: str = ""
     inside: list[Definition] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.anchor.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,16 @@ class File:
 
     def definitions(self, named: set[str]) -> list[Definition]:
         """Its functions and classes, in order, and those of its values that are named somewhere in the book."""
-        return list(definitions(ast.parse(self.text).body, "", named))
+        return in_order(definitions(ast.parse(self.text).body, "", named))
+
+
+def in_order(found: Iterator[Definition]) -> list[Definition]:
+    """By line. Of definitions that share one (`a = b = 1`) the first stands for all."""
+    kept: list[Definition] = []
+    for part in sorted(found, key=lambda part: part.first):
+        if not kept or part.first > kept[-1].last:
+            kept.append(part)
+    return kept
 
 
 def definitions(body: list[ast.stmt], prefix: str, named: set[str]) -> Iterator[Definition]:
@@ -80,10 +93,8 @@ def definitions(body: list[ast.stmt], prefix: str, named: set[str]) -> Iterator[
             continue
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         found = Definition(prefix + name, first, node.end_lineno or node.lineno)
-        if whole:
-            found.docstring = ast.get_docstring(node) or ""  # type: ignore[arg-type]
         if isinstance(node, ast.ClassDef):
-            found.inside = list(definitions(node.body, f"{prefix}{name}.", named))
+            found.inside = in_order(definitions(node.body, f"{prefix}{name}.", named))
         yield found
 
 
@@ -109,8 +120,6 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     tests = [File(Path(path)) for path in sorted(named) if Path(path).parts[0] == "tests"]
     for file in [*library(), *tests]:
         parts = file.definitions(set(named[str(file.path)]))
-        if file.path.parts[0] == PACKAGE:
-            app.builder.index_page(file.page, searchable(file, parts), file.module)  # type: ignore[attr-defined]
         writer = Writer(app, file, named[str(file.path)])
         context = {"title": file.module, "body": writer.body(parts), "toc": contents(file, parts)}
         yield file.page, context | {"metatags": writer.description()}, "page.html"
@@ -127,7 +136,7 @@ class Writer:
 
     def body(self, parts: list[Definition]) -> str:
         """The whole page: where it comes from, who names it, and its lines."""
-        head = f"<h1><code>{escape(self.file.module)}</code></h1>\n"
+        head = f"<h1>{escape(self.file.module)}</h1>\n"
         whole = self.back(self.named.get("", []))
         return f"{head}{self.origin()}{whole}<div class='source-page'>{self.block(1, len(self.text), parts)}</div>"
 
@@ -168,9 +177,11 @@ class Writer:
             last -= 1
         if first > last:
             return ""
-        lines = "\n".join(f'<span class="row">{line}</span>' for line in self.lines[first - 1 : last])
+        lines = "\n".join(f'<span class="source-line">{line}</span>' for line in self.lines[first - 1 : last])
         code = f'<div class="highlight"><pre>{lines}\n</pre></div>'
-        return f'<div class="highlight-python notranslate" style="counter-reset: row {first - 1}">{code}</div>\n'
+        return (
+            f'<div class="highlight-python notranslate" style="counter-reset: source-line {first - 1}">{code}</div>\n'
+        )
 
     def back(self, mentions: list[Mention]) -> str:
         """Which pages name a definition, and their equations that it implements or checks."""
@@ -190,47 +201,45 @@ class Writer:
 def contents(file: File, parts: list[Definition]) -> str:
     """The definitions of a file, for the list beside the page."""
 
-    def link(part: Definition) -> str:
-        name = (
-            f'<code class="docutils literal"><span class="pre">{escape(part.anchor.rpartition(".")[2])}</span></code>'
-        )
-        return f'<a class="reference internal" href="#{escape(part.anchor)}">{name}</a>'
-
     def entries(some: list[Definition]) -> str:
-        items = [f"<li>{link(part)}{entries(part.inside)}</li>" for part in some]
+        items = [
+            f'<li><a class="reference internal" href="#{p.anchor}">{p.name}</a>{entries(p.inside)}</li>' for p in some
+        ]
         return f"<ul>{''.join(items)}</ul>" if some else ""
 
     return f'<ul><li><a class="reference internal" href="#">{escape(file.module)}</a>{entries(parts)}</li></ul>'
 
 
-def searchable(file: File, parts: list[Definition]) -> nodes.document:
-    """What the search is told of a page: the names of its definitions with their anchors, and what they say they do."""
-    document = new_document(file.page)
-    document += nodes.section("", nodes.title("", file.module), elements.paragraph(file.summary))
-    for part in parts:
-        if not part.anchor.startswith("_"):
-            title = f"{part.anchor} ({file.module})"
-            document[0] += nodes.section(
-                "", nodes.title("", title), elements.paragraph(part.docstring), ids=[part.anchor]
-            )
-    return document
-
-
 class LibraryDirective(BookDirective):
-    """``{library}``: every module with the first sentence of its docstring, by package."""
+    """``{library}``: every module, by package, with the first sentence of its docstring and what it defines.
+
+    The definitions are index entries as well, by which the search finds them: it lists those after all pages.
+    """
 
     def run(self) -> list[Node]:
         self.env.note_reread()
         found: list[Node] = []
         for _, group in groupby(sorted(library(), key=folder), key=folder):
             files = list(group)
-            rows = [[self.link(file), marked(file.summary)] for file in files]
-            package = ".".join(files[0].path.parent.parts)
-            found.append(elements.table(["Module", "What it is"], rows, [32, 68], "library", caption=package))
+            found.append(nodes.rubric("", ".".join(files[0].path.parent.parts)))
+            rows = [self.row(file) for file in files]
+            found.append(elements.table(["Module", "What it is, and what it defines"], rows, [32, 68], "library"))
         return found
 
-    def link(self, file: File) -> Node:
-        return links.source_link(elements.code(file.module), file.path, self.env.docname)
+    def row(self, file: File) -> list[Cell]:
+        parts = [part for part in file.definitions(set()) if not part.name.startswith("_")]
+        entries = [("single", part.anchor, nodes.make_id(file.module), "", None) for part in parts]
+        module = elements.inline(links.source_link(elements.code(file.module), file.path, self.env.docname))
+        module["ids"].append(nodes.make_id(file.module))
+        names = elements.join(self.link(file, part) for part in parts)
+        return [
+            [addnodes.index(entries=entries), module],
+            elements.stack(marked(file.summary), [elements.inline(names, "source")] if names else ""),
+        ]
+
+    def link(self, file: File, part: Definition) -> Node:
+        found = source.Source("", file.path, part.first, part.last, part.anchor)
+        return links.source_link(part.name, found, self.env.docname)
 
 
 def folder(file: File) -> str:

@@ -31,9 +31,10 @@ class Mention:
 def source_link(text: Cell, source: Source | Path, page: str) -> nodes.Node:
     """A link from ``page`` to a definition on its source page, or to the page of a whole file."""
     path, anchor = (source, "") if isinstance(source, Path) else (source.path, source.anchor)
+    inner = text if isinstance(text, nodes.literal) else elements.inline(text)
     return addnodes.pending_xref(
         "",
-        nodes.inline("", "", *elements.pieces(text)),
+        inner,
         refdoc=page,
         refdomain="",
         reftype="book-source",
@@ -69,9 +70,9 @@ def remember(env: Any, mention: Mention) -> None:
 
 
 def mentions(env: Any) -> Iterator[Mention]:
-    """All that is named anywhere in the book, in the order of the pages' names."""
+    """All that is named anywhere in the book, by page."""
     remembered: dict[str, list[Mention]] = getattr(env, "book_mentions", {})
-    for page in sorted(remembered):
+    for page in sorted(remembered, key=lambda page: page.split("/")):  # feddf before feddf-experiments
         yield from dict.fromkeys(remembered[page])
 
 

@@ -7,6 +7,7 @@ made from the files alone, stand in no table of contents, and link back to the c
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -136,7 +137,8 @@ class Writer:
 
     def body(self, parts: list[Definition]) -> str:
         """The whole page: where it comes from, who names it, and its lines."""
-        head = f"<h1>{escape(self.file.module)}</h1>\n"
+        title = re.sub(r"([./])(?=\w)", r"<wbr>\1", escape(self.file.module))
+        head = f"<h1>{title}</h1>\n"
         whole = self.back(self.named.get("", []))
         return f"{head}{self.origin()}{whole}<div class='source-page'>{self.block(1, len(self.text), parts)}</div>"
 

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from miniature import Book
 from test_pages import addresses
 
 from book import chapters, records
@@ -151,6 +152,19 @@ def test_search_finds_a_function_and_a_chapter_before_its_class(site, browser, a
     links = found("FedNTD")
     chapter = next(n for n, link in enumerate(links) if "papers/fedntd/chapter" in link)
     assert chapter < next(n for n, link in enumerate(links) if "#fedlib-algorithms-fedntd" in link)
+
+
+def test_source_page_links_to_the_file_at_the_commit(tmp_path, monkeypatch):
+    commit = "0123456789" * 4
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    monkeypatch.setattr(records, "checkout", lambda *paths: (commit, ["tests/unit/test_losses.py"]))
+    book = Book(tmp_path)
+    book.execute()
+    pages, _ = book.build()
+    assert f"/blob/{commit}/fedlib/losses.py" in pages["fedlib/losses.html"]
+    assert "at commit 0123456" in pages["fedlib/losses.html"]
+    assert "/blob/main/tests/unit/test_losses.py" in pages["tests/unit/test_losses.html"]
+    assert "not committed" in pages["tests/unit/test_losses.html"]
 
 
 def test_commit_and_changed_files_are_told_apart(tmp_path, monkeypatch):

@@ -35,6 +35,13 @@ def commit(slug: str) -> tuple[str | None, bool | None]:
     return (head, None) if head is None or changes is None else (head, bool(changes))
 
 
+def checkout(*paths: str) -> tuple[str | None, list[str]]:
+    """Full id of the commit checked out (None without git), and the files below `paths` that differ from it."""
+    head = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--no-renames", "--untracked-files=all", "--", *paths) or ""
+    return head, [line.split(maxsplit=1)[1].strip('"') for line in changes.splitlines()]
+
+
 def _git(*arguments: str) -> str | None:
     call = ["git", "-C", str(chapters.ROOT), *arguments]
     try:

@@ -16,7 +16,7 @@ from typing import Any
 
 import nbformat
 
-from book import cards, chapters, freshness, reference
+from book import cards, chapters, freshness, records, reference
 from book.errors import PressError as PressError
 from fedlib import evidence as statistics
 
@@ -73,6 +73,13 @@ class Measured:
 
 def root() -> Path:
     return chapters.ROOT
+
+
+@cache
+def checkout() -> tuple[str | None, frozenset[str]]:
+    """The commit that is checked out (None without git), and the files of the library and the tests that differ."""
+    head, changed = records.checkout("fedlib", "tests")
+    return head, frozenset(changed)
 
 
 def drafting() -> bool:
@@ -194,5 +201,5 @@ def signature(slug: str) -> str:
 
 def forget_states() -> None:
     """Ask the press afresh (the functions above remember their answers during one build)."""
-    for function in (card, entries, state, measured, verdicts):
+    for function in (card, entries, state, measured, verdicts, checkout):
         function.cache_clear()

@@ -64,18 +64,19 @@ class BookDirective(SphinxDirective):
 
     def draws_press(self) -> None:
         """Note that this page shows evidence of other chapters, and changes when any of it does."""
-        self._note("book_drawn")
+        note(self.env, "book_drawn")
 
     def error(self, message: str) -> DirectiveError:
         """An error at this place; the page is read, and complained of, again by the next build."""
-        self._note("book_broken")
+        note(self.env, "book_broken")
         return super().error(message)
 
-    def _note(self, where: str) -> None:
-        env: Any = self.env
-        if not hasattr(env, where):
-            setattr(env, where, set())
-        getattr(env, where).add(env.docname)
+
+def note(env: Any, where: str) -> None:
+    """Put the page that is being read into one of the sets of pages that are read again."""
+    if not hasattr(env, where):
+        setattr(env, where, set())
+    getattr(env, where).add(env.docname)
 
 
 def forget(app: Sphinx, env: BuildEnvironment, page: str) -> None:

@@ -1,4 +1,4 @@
-"""Source of an object of fedlib, shown under the equation that it is: pulled by name from its file, never pasted."""
+"""Finds by name what a page shows or names: an object of the library, a test, a file. Nothing is imported or pasted."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any
 
 from docutils import nodes
 from docutils.nodes import Node
-from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.docutils import SphinxRole
 
 from book.errors import nearest
 from book.site import elements, press
-from book.site.rebuild import BookDirective
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
 
@@ -33,32 +31,7 @@ class Source:
     path: Path  # from the root
     first: int
     last: int
-
-
-class CodeOfDirective(BookDirective):
-    """``{code-of} fedlib.losses.kd`` with ``:test: tests/unit/test_losses.py::test_kd`` (one or more, by spaces)."""
-
-    required_arguments = 1
-    option_spec = {"test": directives.unchanged_required, "docstring": directives.flag}
-
-    def run(self) -> list[Node]:
-        name = self.arguments[0]
-        try:
-            found = source_of(name, keep_docstring="docstring" in self.options)
-            tests = [find_test(test) for test in self.options.get("test", "").replace(",", " ").split()]
-        except UnknownObject as error:
-            raise self.error(str(error)) from error
-        for path in {found.path, *(test.path for test in tests)}:
-            self.env.note_dependency(str(press.root() / path))
-        block = nodes.literal_block(found.text, found.text, language="python", classes=["code-of"])
-        origin: list[elements.Cell] = [elements.link(elements.code(str(found.path)), self.address(found))]
-        if tests:
-            origin.append(" · tested in ")
-            origin += elements.join(elements.link(elements.code(test.text), self.address(test)) for test in tests)
-        return [nodes.container("", block, elements.paragraph(origin, "origin"), classes=["code-of-box"])]
-
-    def address(self, found: Source) -> str:
-        return f"{address(self.config, found.path)}#L{found.first}-L{found.last}"
+    anchor: str  # its name inside the file, such as FedDF.aggregate
 
 
 class RepositoryFile(SphinxRole):
@@ -72,10 +45,10 @@ class RepositoryFile(SphinxRole):
         return [elements.link(elements.code(self.text), address(self.config, self.text))], []
 
 
-def address(config: Config, path: Path | str) -> str:
-    """Where a file stands on the repository's website (the address is in ``_config.yml``)."""
+def address(config: Config, path: Path | str, commit: str = "") -> str:
+    """Where a file stands on the repository's website (its address is in ``_config.yml``), as of a commit or today."""
     theme = config.html_theme_options
-    return f"{theme.get('repository_url', '')}/blob/{theme.get('repository_branch', 'main')}/{path}"
+    return f"{theme.get('repository_url', '')}/blob/{commit or theme.get('repository_branch', 'main')}/{path}"
 
 
 def source_of(name: str, keep_docstring: bool = False, root: Path | None = None) -> Source:
@@ -105,7 +78,8 @@ def source_of(name: str, keep_docstring: bool = False, root: Path | None = None)
     hidden = set() if keep_docstring else docstring_lines(node, lines)
     text = [line for n, line in enumerate(lines[first - 1 : last], first) if n not in hidden]
     indent = len(text[0]) - len(text[0].lstrip())
-    return Source("\n".join(line[indent:].rstrip() for line in text), path.relative_to(root), first, last)
+    shown = "\n".join(line[indent:].rstrip() for line in text)
+    return Source(shown, path.relative_to(root), first, last, ".".join(inside))
 
 
 def module_of(name: str, root: Path) -> tuple[Path, list[str]]:
@@ -177,10 +151,9 @@ def find_test(node_id: str, root: Path | None = None) -> Source:
             raise UnknownObject(f"test {node_id}: {file} has no {part!r}.{nearest(part, sorted(names(scope)))}")
         scope = getattr(node, "body", [])
     assert node is not None
-    return Source(node_id, Path(file), node.lineno, node.end_lineno or node.lineno)
+    return Source(node_id, Path(file), node.lineno, node.end_lineno or node.lineno, ".".join(inside))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_directive("code-of", CodeOfDirective)
     app.add_role("repo-file", RepositoryFile())
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -21,6 +21,8 @@ NOT_BUILT = "the website is not built: make book, or python -m book build --draf
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 # 404.html is served by the host from any address, so its links start at the host's root and lead nowhere here.
 ELSEWHERE = {"404.html"}
+# Pages of source differ in their text only: two stand for all in a browser, test_library.py reads every one.
+SOURCES, SAMPLES = {"fedlib", "tests"}, {"fedlib/federation.html", "tests/unit/test_feddf.html"}
 
 LOOK = """() => {
   const article = document.querySelector('article') || document.body;
@@ -64,7 +66,10 @@ STICKS_OUT = """() => {
 def html_pages() -> list[str]:
     """Every page of the site, as an address from its root."""
     pages = (p.relative_to(SITE) for p in SITE.rglob("*.html"))
-    return sorted(str(p) for p in pages if p.name not in ELSEWHERE and p.parts[0] not in ("_static", "_sources"))
+    left_out = {"_static", "_sources", *SOURCES}
+    return sorted(
+        str(p) for p in pages if str(p) in SAMPLES or (p.name not in ELSEWHERE and p.parts[0] not in left_out)
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -138,8 +138,8 @@ def test_code_is_pulled_by_name_without_its_docstring(book):
     words = text_of(page)
     assert "difference ** 2" in words.replace("**2", " ** 2").replace("  ", " ")
     assert "which the page leaves out" not in words
-    assert "fedlib/losses.py#L4-L11" in page
-    assert "tests/unit/test_losses.py#L1-L2" in page
+    assert 'href="../../fedlib/losses.html#squared"' in page
+    assert 'href="../../tests/unit/test_losses.html#test_squared"' in page
 
 
 @pytest.mark.parametrize(

@@ -224,21 +224,23 @@ def teach(lessons: Sequence[Lesson]) -> None:
     counts = torch.stack([s.counts for s in lessons])
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
     drawn = [how.draw(how.prior(s.counts), how.steps * how.batch_size, s.source) for s in lessons]
-    labels, noises = (torch.stack(v, 1) for v in zip(*drawn, strict=True))
+    labels, noises = (torch.stack(v) for v in zip(*drawn, strict=True))  # [S, steps B], [S, steps B, E]
+    inputs = labelled(noises, labels, classes).transpose(0, 1).unsqueeze(2)
     leaves = {n: states[n].requires_grad_() for n in net.parameters}
     params = {n: w.detach() for n, w in leaves.items()}
     even = torch.full((how.batch_size, number), 1 / how.batch_size, device=net.device, dtype=net.dtype)
     total = torch.zeros((), device=net.device, dtype=net.dtype)
     stacked.weigh(even, None)
-    for y, noise in zip(labels.split(how.batch_size), noises.split(how.batch_size), strict=True):
-        z = stacked(states, labelled(noise, y, classes).unsqueeze(2), train=True).squeeze(2).transpose(0, 1)
+    batches = (labels.split(how.batch_size, 1), noises.split(how.batch_size, 1), inputs.split(how.batch_size))
+    for y, noise, x in zip(*batches, strict=True):
+        z = stacked(states, x, train=True).squeeze(2).transpose(0, 1)
         logits = first.algorithm.predictor(first.student, teachers, z.unsqueeze(1))
-        loss = teacher_loss(logits, y.T, share, how.teacher)
+        loss = teacher_loss(logits, y, share, how.teacher)
         if how.diversity:
-            loss = loss + how.diversity * diversity(noise.transpose(0, 1), z)
-        grads = dict(zip(leaves, torch.autograd.grad(loss.sum(), list(leaves.values())), strict=True))
-        decayed = {n: g + how.weight_decay * params[n] for n, g in grads.items()}
-        Adam(first.rate).step(params, decayed, adam, first.rate)
+            loss = loss + how.diversity * diversity(noise, z)
+        grads = torch.autograd.grad(loss.sum(), list(leaves.values()))
+        decayed = torch._foreach_add(grads, list(params.values()), alpha=how.weight_decay)
+        Adam(first.rate).step(params, dict(zip(params, decayed, strict=True)), adam, first.rate)
         total += loss.detach().sum()
     if not math.isfinite(float(total)):
         raise ArithmeticError(f"the generator diverged: its summed loss over {how.steps} steps is {float(total)}")
@@ -269,8 +271,8 @@ def diversity(noise: Tensor, z: Tensor) -> Tensor:
     """exp(-mean over all pairs of |noise_i - noise_j|^2 |z_i - z_j|), with means over entries; noise [..., B, E], z
     [..., B, d]. In (0, 1]: 1 when all z are equal (released code; the paper follows Mao et al. 2019).
     """
-    noises = (noise.unsqueeze(-2) - noise.unsqueeze(-3)).square().mean(-1)
-    features = (z.unsqueeze(-2) - z.unsqueeze(-3)).abs().mean(-1)
+    noises = torch.cdist(noise, noise, compute_mode="donot_use_mm_for_euclid_dist").square() / noise.shape[-1]
+    features = torch.cdist(z, z, p=1.0) / z.shape[-1]
     return (-(noises * features).mean((-2, -1))).exp()
 
 

@@ -19,7 +19,19 @@ _HOME = {
     "load": "loading",
     "used": "loading",
 }
-_MODULES = ("augment", "bagofwords", "dataset", "digits", "download", "glyphs", "loading", "packs", "registry", "toy")
+_MODULES = (
+    "augment",
+    "bagofwords",
+    "dataset",
+    "digits",
+    "domains",
+    "download",
+    "glyphs",
+    "loading",
+    "packs",
+    "registry",
+    "toy",
+)
 
 __all__ = [
     "DataCorrupt",

@@ -12,6 +12,7 @@ _HOME = {
     "LeNet5": "cnn",
     "ResNet": "resnet",
     "ResNet8": "resnet",
+    "NormedCNN": "normed",
     "Projected": "projected",
     "Net": "net",
     "State": "net",

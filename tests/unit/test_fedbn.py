@@ -5,8 +5,10 @@ import torch
 from federations import FLOAT, NORMABLE, Normed, everything, federation, same, small
 from torch import nn
 
-from fedlib.algorithms import FedAvg, FedBN, LocalOnly
+from fedlib import models, normalisation
+from fedlib.algorithms import FedAvg, FedBN, FedNTD, FedProx, LocalOnly
 from fedlib.federation import Local
+from fedlib.ledger import payload_bytes
 from fedlib.models import ResNet8
 
 ALL = ("body.1.weight", "body.1.bias", "body.1.running_mean", "body.1.running_var", "body.1.num_batches_tracked")
@@ -96,6 +98,91 @@ def test_averaged_variances_are_not_the_mixtures():
     between = ((a.mean() - b.mean()) / 2).square()
     assert float(torch.cat([a, b]).var(correction=0)) == pytest.approx(float(averaged + between), rel=1e-12)
     assert between > 5 * averaged
+
+
+def test_fedavgs_statistics_are_the_mean_of_silobns():
+    """Running statistics are linear in what they were, so averaging them every round or once is the same."""
+    both, silo = play(FedAvg(), sizes=(20,) * 4), play(FedBN("statistics"), sizes=(20,) * 4)
+    for n in ALL[2:4]:
+        torch.testing.assert_close(both.state[n], torch.stack([own[n] for own in silo.own.values()]).mean(0))
+
+
+def test_a_teacher_in_evaluation_mode_tells_them_apart():
+    """The one way in which statistics get into the gradient; a proximal term looks at weights alone."""
+    for make, equal in ((lambda: FedNTD(1.0), False), (lambda: FedProx(0.3), True)):
+        both, forgetful = play(make()), play(make(), buffers="local")
+        assert equal == all(torch.equal(both.state[n], forgetful.state[n]) for n in both.net.parameters)
+
+
+def test_a_search_by_name_misses_layers():
+    """ "bn" in the name finds none of these; in a residual network's shortcut, as in torchvision's, not that one."""
+    for make, shape in ((Normed, (5,)), (lambda: models.NormedCNN(1, 8, (4, 8), (8,)), (1, 8, 8))):
+        fed = federation(FedBN(), model=make, sizes=(8, 8), shape=shape)
+        assert fed.personal
+        assert not [n for n in fed.personal if "bn" in n]
+
+    class Shortcut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Linear(5, 3), nn.BatchNorm1d(3)
+            self.downsample = nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3))
+
+        def forward(self, x):
+            return self.bn1(self.conv1(x)) + self.downsample(x)
+
+    fed = federation(FedBN(), model=Shortcut, sizes=(8, 8))
+    missed = {n for n in fed.personal if "bn" not in n}
+    assert missed == {f"downsample.1.{n.rpartition('.')[2]}" for n in ALL}
+
+
+def test_clients_weigh_the_same_whatever_they_hold():
+    fed = play(FedBN(), sizes=(4, 20), rounds=1)
+    uploads = []
+    again = federation(FedBN(), model=Normed, sizes=(4, 20), participation=1.0,
+                       observers=[lambda fed, seen: uploads.extend(seen.uploads) or {}])  # fmt: skip
+    again.run(1)
+    for n in fed.shared(fed.state):
+        torch.testing.assert_close(fed.state[n], (uploads[0][n] + uploads[1][n]) / 2)
+
+
+def test_a_last_batch_of_one_sample_cannot_be_normalised():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        play(FedBN(), sizes=(9, 16))
+
+
+def test_a_single_step_of_fedprox_is_fedavgs():
+    """The gradient of the proximal term is zero at its anchor: leaving it out of the first batch changes nothing."""
+    options = {"sizes": (8, 8, 8), "local": Local(1, 8, 0.1)}
+    prox, avg = play(FedProx(0.5), **options), play(FedAvg(), **options)
+    same(prox.state, avg.state, 1e-14)
+    options["local"] = Local(2, 8, 0.1)
+    prox, avg = play(FedProx(0.5), **options), play(FedAvg(), **options)
+    assert not torch.equal(prox.state["head.weight"], avg.state["head.weight"])
+
+
+def test_batchnorm_is_next_to_nothing_on_the_wire():
+    """The paper's network for digits: 5,632 of 14,219,210 parameters; FedBN is not a compression."""
+    module = models.NormedCNN(3, 28, (64, 64, 128), (2048, 512), kernel=5)
+    net = models.Net(module)
+    layers = normalisation.batchnorm_layers(net)
+    trained = [n for n in net.parameters if n.rpartition(".")[0] in layers]
+    assert sum(t.numel() for t in net.weights(net.initial()).values()) == 14_219_210
+    assert sum(net.initial()[n].numel() for n in trained) == 5_632
+    state = net.initial()
+    saved = payload_bytes({n: t for n, t in state.items() if n.rpartition(".")[0] in layers}) / payload_bytes(state)
+    assert 0.0004 < saved < 0.001
+
+
+def test_a_newcomer_needs_layers_from_somebody():
+    """The server's own layers are untrained; fresh statistics of unlabelled inputs are those of that domain."""
+    fed = play(FedBN(), sizes=(20, 20))
+    x = fed.x[:12] * 3 + 5
+    fresh = normalisation.estimated(fed.net, fed.state, x)
+    h = fed.net.predict({**fresh}, x, features=True)
+    assert torch.isfinite(h).all()
+    mean = fed.state["body.0.weight"] @ x.mean(0) + fed.state["body.0.bias"]
+    torch.testing.assert_close(fresh["body.1.running_mean"], mean)
+    assert torch.equal(fed.state["body.1.running_mean"], torch.zeros(6, dtype=FLOAT))
 
 
 def test_an_unknown_part_is_refused():

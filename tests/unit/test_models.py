@@ -18,6 +18,8 @@ SIZES = [  # parameters as published (McMahan et al. 2017; FedNTD's CIFAR-10 net
     (lambda: models.LeNet5(3, 32), 62_006, (3, 32, 32)),
     (lambda: models.ResNet8(), 78_042, (3, 32, 32)),
     (lambda: models.ResNet8(norm="group"), 78_042, (3, 32, 32)),
+    (lambda: models.NormedCNN(1, 8), 160 + 4640 + 128 * 64 + 64 + 650 + 2 * (16 + 32 + 64), (1, 8, 8)),
+    (lambda: models.NormedCNN(1, 8, norm="none"), 160 + 4640 + 128 * 64 + 64 + 650, (1, 8, 8)),
     (
         lambda: models.ResNet(3),
         272_474,

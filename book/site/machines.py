@@ -24,10 +24,12 @@ def address(config: Config, document: str) -> str:
 
 def configure(app: Sphinx, config: Config) -> None:
     """Previews get absolute addresses; every chapter a short one, its slug, that outlives a move of the page."""
-    config.ogp_site_url = config.ogp_site_url or config.html_baseurl
-    template = Path(__file__).parents[1] / "templates" / "redirect.html"
-    config.redirect_html_template_file = config.redirect_html_template_file or str(template)
-    config.redirects = {slug: f"{press.document_of(slug)}.html" for slug in press.slugs()} | config.redirects
+    if "ogp_site_url" in config:
+        config.ogp_site_url = config.ogp_site_url or config.html_baseurl
+    if "redirects" in config:
+        template = Path(__file__).parents[1] / "templates" / "redirect.html"
+        config.redirect_html_template_file = config.redirect_html_template_file or str(template)
+        config.redirects = {slug: f"{press.document_of(slug)}.html" for slug in press.slugs()} | config.redirects
 
 
 def structured(env: BuildEnvironment, slug: str) -> dict[str, Any]:

@@ -29,8 +29,9 @@ def address(config: Config, name: str) -> str:
 
 
 def configure(app: Sphinx, config: Config) -> None:
-    config.ogp_image = config.ogp_image or address(config, BOOK)
-    config.ogp_image_alt = config.ogp_image_alt or config.html_title
+    if "ogp_image" in config:
+        config.ogp_image = config.ogp_image or address(config, BOOK)
+        config.ogp_image_alt = config.ogp_image_alt or config.html_title
 
 
 def announce(app: Sphinx, env: BuildEnvironment) -> None:

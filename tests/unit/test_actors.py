@@ -224,7 +224,7 @@ def test_an_actor_that_dies_is_replaced_and_its_clients_are_trained_again(cluste
     killer.start()
     fed.run(1)
     killer.join()
-    assert (tmp_path / "begun").read_text() == "begun\n"
+    assert (tmp_path / "begun").exists(), "it died before it began; a replacement may begin before it is let go on"
     survivors = [a for a in executor.team if a in first]
     assert len(survivors) == (0 if dies == "all" else 1)
     fed.run(1)

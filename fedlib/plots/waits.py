@@ -41,7 +41,9 @@ def waiting_map(
     if np.isnan(cells).all() and (low is None or high is None):
         raise ValueError("waiting_map: no cell is filled; give low and high to draw an empty one.")
     axes = ax if ax is not None else look.figure(height=0.9 + 0.36 * len(cells))[1]
-    scale = LogNorm(float(np.nanmin(cells)) if low is None else low, float(np.nanmax(cells)) if high is None else high)
+    low = float(np.nanmin(cells)) if low is None else low
+    high = float(np.nanmax(cells)) if high is None else high
+    scale = LogNorm(low, high if high > low else 2 * low)  # equal cells: a scale without a range gives no colour
     picture = axes.imshow(np.ma.masked_invalid(cells), aspect="auto", norm=scale, cmap="cividis")
     for (r, c), value in np.ndenumerate(cells):
         if np.isnan(value):

@@ -118,6 +118,22 @@ def test_heatmap_prints_cells_legibly_and_centres():
         plots.heatmap([[0], [1]], rows=["a"])
 
 
+def test_waiting_map_draws_equal_and_empty_cells_and_refuses_what_it_cannot_scale():
+    ax = plots.waiting_map([[3.0, math.nan], [3.0, 3.0]], [["3", ""], ["> 3", "3"]], censored=[[0, 0], [1, 0]])
+    low, high = ax.images[0].get_clim()
+    assert low == 3 < high
+    assert [t.get_text() for t in ax.texts] == ["3", "·", "> 3", "3"]
+    assert [patch.get_hatch() for patch in ax.patches] == ["////"]
+    shaded = plots.waiting_map([[1.0, 100.0]], [["1", "100"]], rows=["FedAvg"], columns=["a", "b"])
+    assert shaded.images[0].get_clim() == (1, 100)
+    assert shaded.texts[0].get_color() == "white" != shaded.texts[1].get_color()
+    assert plots.waiting_map([[math.nan]], [[""]], low=1, high=9).images[0].get_clim() == (1, 9)
+    with pytest.raises(ValueError, match="no cell is filled"):
+        plots.waiting_map([[math.nan]], [[""]])
+    with pytest.raises(ValueError, match="differ"):
+        plots.waiting_map([[1.0]], [["1", "2"]])
+
+
 def test_client_labels_have_areas_proportional_to_counts():
     labels = torch.tensor([0, 0, 0, 0, 1, 2, 2])
     ax = plots.client_labels([torch.tensor([0, 1, 2, 3]), torch.tensor([4, 5]), torch.tensor([6])], labels)

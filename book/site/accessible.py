@@ -14,8 +14,18 @@ MENDED = (
 )
 
 
+# A link around a formula: its drawing is hidden from those who listen, and MathML alone does not name a link.
+SYMBOL = re.compile(r'<a class="symbol ([^>]*)>(?=(?:(?!</a>).)*?<math[^>]*>(.*?)</math>)', re.DOTALL)
+
+
 def mend(text: str) -> str:
     """A page's HTML with those faults put right."""
+    text = SYMBOL.sub(lambda found: f'<a class="symbol {found[1]} aria-label="symbol {_letters(found[2])}">', text)
     for wrong, right in MENDED:
         text = wrong.sub(right, text)
     return text
+
+
+def _letters(mathml: str) -> str:
+    """What a formula's MathML consists of, one after the other."""
+    return " ".join(re.sub(r"<[^>]+>", " ", mathml).split()).replace('"', "&quot;")

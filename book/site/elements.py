@@ -62,11 +62,11 @@ def page_link(text: Cell, document: str, source: str) -> nodes.Node:
     )
 
 
-def badge(verdict: str) -> nodes.inline:
-    """A verdict as sign and word; the colour comes from the style sheet."""
+def badge(verdict: str, words: str | None = None) -> nodes.inline:
+    """A verdict as sign and word, or ``words`` for it; the colour comes from the style sheet."""
     if verdict not in SIGNS:
         raise ValueError(f"unknown verdict {verdict!r}: expected one of {', '.join(SIGNS)}")
-    return inline(f"{SIGNS[verdict]} {verdict}", "verdict", "verdict-" + verdict.replace(" ", "-"))
+    return inline(f"{SIGNS[verdict]} {words or verdict}", "verdict", "verdict-" + verdict.replace(" ", "-"))
 
 
 def label(text: str, kind: str) -> nodes.inline:

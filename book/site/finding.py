@@ -14,14 +14,18 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 
 from book import chapters
-from book.site import elements, press
+from book.site import elements, languages, press
 from book.site.rebuild import BookDirective
 
 
 class FindingDirective(BookDirective):
-    """``{finding} slug number``: a figure of the quick run, counted from 1; ``:claim:`` names a claim of the card."""
+    """``{finding} slug number``: a figure of the quick run, counted from 1; ``:claim:`` names a claim of the card.
+
+    The body, where there is one, says the claim in other words: those of another language, say.
+    """
 
     required_arguments = 2
+    has_content = True
     option_spec = {"claim": directives.unchanged_required}
 
     def run(self) -> list[Node]:
@@ -36,7 +40,9 @@ class FindingDirective(BookDirective):
             if claim not in known:
                 raise self.error(f"finding: papers/{slug}/paper.yml has no claim {claim!r}")
             verdict = press.verdict_of(slug, known[claim], "quick").verdict
-            box += elements.paragraph([elements.badge(verdict), " ", known[claim].statement], "finding-claim")
+            said, _ = self.parse_inline(" ".join(self.content), lineno=self.lineno)
+            sign = elements.badge(verdict, languages.verdict(verdict, self.env.docname))
+            box += elements.paragraph([sign, " ", said or known[claim].statement], "finding-claim")
         figures = figures_of(slug)
         if figures and int(number) > len(figures):
             raise self.error(f"finding: the run of {slug} has {len(figures)} figures, not {number}")
@@ -79,16 +85,17 @@ class TallyDirective(BookDirective):
         if not counts:
             return [elements.paragraph("No claims have been written down yet.")]
         whole = sum(counts.values())
-        said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        words = {verdict: languages.verdict(verdict, self.env.docname) for verdict in counts}
+        said = languages.TALLY[languages.of(self.env.docname)].format(
+            whole=whole, parts=", ".join(f"{n} {words[verdict]}" for verdict, n in counts.items())
+        )
         parts = "".join(
             f'<span class="tally-{verdict.replace(" ", "-")}" style="width:{100 * n / whole:.3f}%"></span>'
             for verdict, n in counts.items()
         )
-        bar = nodes.raw(
-            "", f'<div class="tally" role="img" aria-label="Of {whole} claims: {said}">{parts}</div>', format="html"
-        )
-        key = elements.join([[elements.badge(verdict), f" {n}"] for verdict, n in counts.items()], " · ")
-        return [bar, elements.paragraph(key, "tally-key")]
+        bar = nodes.raw("", f'<div class="tally" role="img" aria-label="{said}">{parts}</div>', format="html")
+        each = [[elements.badge(verdict, words[verdict]), f" {n}"] for verdict, n in counts.items()]
+        return [bar, elements.paragraph(elements.join(each, " · "), "tally-key")]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

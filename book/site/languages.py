@@ -11,21 +11,41 @@ from sphinx.application import Sphinx
 # sphinx-design writes a folded box as <details>, and has no option for its language.
 BOX = re.compile(r"<details(?=[^>]*>\s*<summary[^>]*>\s*(?:<[^>]*>\s*)*中文)")
 
-BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n(?=[\u3000-\u9fff\uff00-\uffef])")
+VERDICTS = {
+    "holds": "成立",
+    "direction only": "方向正确",
+    "inconclusive": "无法判定",
+    "fails": "不成立",
+    "not run": "未运行",
+}
+TALLY = {"en": "Of {whole} claims: {parts}", "zh": "共 {whole} 条结论：{parts}"}
+CHINESE = re.compile(r"[\u3000-\u9fff\uff00-\uffef]")
+
+
+def of(page: str) -> str:
+    """The language of a page."""
+    return "zh" if page.endswith("/zh") else "en"
+
+
+def verdict(word: str, page: str) -> str:
+    """A verdict in the language of a page."""
+    return VERDICTS[word] if of(page) == "zh" else word
 
 
 def join_lines(app: Sphinx, doctree: nodes.document) -> None:
-    """A line break between two Chinese characters is no space."""
-    for text in list(doctree.findall(nodes.Text)):
-        if BREAK.search(text) and not isinstance(text.parent, nodes.literal_block):
-            text.parent.replace(text, nodes.Text(BREAK.sub("", text)))
+    """A line break between two Chinese characters is no space. (The parser makes each break a text of its own.)"""
+    for text in [text for text in doctree.findall(nodes.Text) if text == "\n"]:
+        line, place = text.parent, text.parent.index(text)
+        around = [part.astext() for part in (*line[max(place - 1, 0) : place], *line[place + 1 : place + 2])]
+        if len(around) == 2 and CHINESE.fullmatch(around[0][-1:]) and CHINESE.fullmatch(around[1][:1]):
+            line.remove(text)
 
 
 def mark_chinese(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Set ``lang`` on every folded box whose title is 中文, and on the whole text of a Chinese page."""
     if "body" in context:
         context["body"] = BOX.sub('<details lang="zh"', context["body"])
-        if page.endswith("/zh"):
+        if of(page) == "zh":
             context["body"] = f'<div lang="zh">{context["body"]}</div>'
 
 

@@ -53,7 +53,8 @@ def draw(path: Path, above: str, title: str, text: str, counts: dict[str, int]) 
     """One picture. The bar at the bottom has a length for every verdict, and its sign, number and word below."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, dpi=100, facecolor="white", layout="none")
+    figure = Figure(figsize=SIZE, dpi=100, facecolor="white")
+    figure.set_layout_engine("none")
     figure.text(0.06, 0.88, above, fontsize=21, color="#57606a", va="top")
     figure.text(0.06, 0.78, fill(title, 36), fontsize=39, color="#24292f", weight="bold", va="top", linespacing=1.15)
     figure.text(0.06, 0.44, fill(text, 74), fontsize=21, color="#24292f", va="top", linespacing=1.3)

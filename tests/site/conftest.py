@@ -19,6 +19,8 @@ from book import chapters
 SITE = chapters.ROOT / "_build" / "html"
 NOT_BUILT = "the website is not built: make book, or python -m book build --draft"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+# Short addresses, and the root, only forward to a page: test_machines.py looks where to.
+FORWARDS = 'http-equiv="refresh"'
 # 404.html is served by the host from any address, so its links start at the host's root and lead nowhere here.
 ELSEWHERE = {"404.html"}
 # Pages of source differ in their text only: two stand for all in a browser, test_library.py reads every one.
@@ -64,12 +66,11 @@ STICKS_OUT = """() => {
 
 
 def html_pages() -> list[str]:
-    """Every page of the site, as an address from its root."""
+    """Every page of the site that is there to be read, as an address from its root."""
     pages = (p.relative_to(SITE) for p in SITE.rglob("*.html"))
     left_out = {"_static", "_sources", *SOURCES}
-    return sorted(
-        str(p) for p in pages if str(p) in SAMPLES or (p.name not in ELSEWHERE and p.parts[0] not in left_out)
-    )
+    kept = (p for p in pages if str(p) in SAMPLES or (p.name not in ELSEWHERE and p.parts[0] not in left_out))
+    return sorted(str(p) for p in kept if FORWARDS not in (SITE / p).read_text(encoding="utf-8"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -18,8 +18,6 @@ CHAPTER = "papers/feddf/chapter.html"
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_axe_finds_nothing_serious(site, browser, address, page, mode):
-    if page == "index.html":
-        pytest.skip("it only forwards to the home page")
     tab = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=mode, reduced_motion="reduce")
     tab.goto(address + page, wait_until="load")
     tab.evaluate("() => document.querySelectorAll('main details').forEach(box => { box.open = true })")

@@ -18,14 +18,8 @@ def _engine():
     mathematics.close()
 
 
-def skip_forwarding(page: str) -> None:
-    if page == "index.html":
-        pytest.skip("it only forwards to the home page")
-
-
 @pytest.mark.site
 def test_page_with_all_it_loads_is_below_the_limit(site, browser, address, page):
-    skip_forwarding(page)
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     sizes: dict[str, int] = {}
     asked: list = []
@@ -46,7 +40,6 @@ def test_page_with_all_it_loads_is_below_the_limit(site, browser, address, page)
 
 @pytest.mark.site
 def test_images_have_sizes_and_wait_below_the_fold(site, browser, address, page):
-    skip_forwarding(page)
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     tab.goto(address + page, wait_until="load")
     images = tab.evaluate("""() => [...document.querySelectorAll('article img')].map(e => ({
@@ -91,7 +84,6 @@ LAYOUT = """() => {
 @pytest.mark.site
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_page_fits_every_width(site, browser, address, page, mode):
-    skip_forwarding(page)
     tab = browser.new_page(viewport={"width": WIDTHS[0], "height": 900}, color_scheme=mode, reduced_motion="reduce")
     tab.goto(address + page, wait_until="load")
     for width in WIDTHS:

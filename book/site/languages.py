@@ -11,6 +11,10 @@ from sphinx.application import Sphinx
 # sphinx-design writes a folded box as <details>, and has no option for its language.
 BOX = re.compile(r"<details(?=[^>]*>\s*<summary[^>]*>\s*(?:<[^>]*>\s*)*中文)")
 
+# Verdicts, and titles of chapters: several words without a Chinese character. One word is a name in any language.
+ENGLISH = re.compile(
+    r'<(a|span)\b(?=[^>]*>(?:<span[^>]*>)?[^<\u3000-\uffef]*[a-z] [^<\u3000-\uffef]*[a-z]<|[^>]*"verdict [^>]*>. [a-z])'
+)
 VERDICTS = {
     "holds": "成立",
     "direction only": "方向正确",
@@ -35,10 +39,11 @@ def verdict(word: str, page: str) -> str:
 def join_lines(app: Sphinx, doctree: nodes.document) -> None:
     """A line break between two Chinese characters is no space. (The parser makes each break a text of its own.)"""
     for text in [text for text in doctree.findall(nodes.Text) if text == "\n"]:
-        line, place = text.parent, text.parent.index(text)
+        line = text.parent
+        place = next(i for i, part in enumerate(line) if part is text)
         around = [part.astext() for part in (*line[max(place - 1, 0) : place], *line[place + 1 : place + 2])]
         if len(around) == 2 and CHINESE.fullmatch(around[0][-1:]) and CHINESE.fullmatch(around[1][:1]):
-            line.remove(text)
+            del line[place]
 
 
 def mark_chinese(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
@@ -46,7 +51,8 @@ def mark_chinese(app: Sphinx, page: str, template: str, context: dict[str, Any],
     if "body" in context:
         context["body"] = BOX.sub('<details lang="zh"', context["body"])
         if of(page) == "zh":
-            context["body"] = f'<div lang="zh">{context["body"]}</div>'
+            body = ENGLISH.sub(r'<\1 lang="en"', context["body"])
+            context["body"] = f'<div lang="zh">{body}</div>'
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

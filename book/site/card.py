@@ -64,10 +64,18 @@ def rows(card: Card, slug: str, document: str, paper_title: str = "") -> list[tu
     if near := related(card):
         links = [elements.page_link(press.card(s).title, press.document_of(s), document) for s in near]
         facts.append(("Related", elements.stack(*links)))
+    if said := claimed(card):
+        facts.append(("It claims", elements.stack(*said)))
     if card.claims:
-        facts.append(("Claims", elements.stack(*held(slug))))
+        facts.append(("What held", elements.stack(*held(slug))))
     facts.append(("Last run", last_run(slug)))
     return facts
+
+
+def claimed(card: Card, most: int = 3) -> list[Cell]:
+    """The first of the paper's own claims, with what came of each at the quick profile."""
+    own = [claim for claim in card.claims if claim.paper is not None and "quick" in claim.profiles]
+    return [[elements.badge(press.verdict_of(card.slug, c, "quick").verdict), " ", c.statement] for c in own[:most]]
 
 
 def related(card: Card, most: int = 3) -> list[str]:

@@ -36,9 +36,9 @@ class Box:
 
 
 def short(title: str) -> str:
-    """What comes before the colon of a title, or after it where that is a part's name."""
+    """What comes before the colon, or after it where that is a part's name, and before the first comma of a title."""
     head, _, tail = (piece.strip() for piece in title.partition(":"))
-    return tail if head in press.PARTS and tail else head
+    return (tail if head in press.PARTS and tail else head).partition(",")[0]
 
 
 def builds_on() -> dict[str, tuple[str, ...]]:

@@ -69,7 +69,7 @@ class StatusDirective(BookDirective):
         if not rows:
             return [elements.paragraph("There are no chapters yet.")]
         head = ["Chapter", "Profile", "State", "Run", "Device", "Seeds", "Cost"]
-        return [elements.table(head, rows, [24, 9, 14, 15, 20, 7, 11], "status")]
+        return [elements.table(head, rows, [20, 8, 12, 14, 29, 6, 11], "status")]
 
     def rows(self, slug: str) -> list[list[Cell]]:
         title = elements.page_link(press.card(slug).title, press.document_of(slug), self.env.docname)

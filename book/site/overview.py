@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 from typing import Any
 
@@ -65,32 +66,51 @@ class StatusDirective(BookDirective):
 
     def run(self) -> list[Node]:
         self.draws_press()
-        rows = [row for slug in press.slugs() for row in self.rows(slug)]
+        usual = usual_versions()
+        rows = [row for slug in press.slugs() for row in self.rows(slug, usual)]
         if not rows:
             return [elements.paragraph("There are no chapters yet.")]
         head = ["Chapter", "Profile", "State", "Run", "Device", "Seeds", "Cost"]
-        return [elements.table(head, rows, [20, 8, 12, 14, 29, 6, 11], "status")]
+        table = elements.table(head, rows, [24, 9, 12, 16, 20, 7, 12], "status")
+        note = [elements.paragraph(f"Versions, where a row names no others: {named(usual)}.")] if usual else []
+        return [*note, table]
 
-    def rows(self, slug: str) -> list[list[Cell]]:
+    def rows(self, slug: str, usual: dict[str, str]) -> list[list[Cell]]:
         title = elements.page_link(press.card(slug).title, press.document_of(slug), self.env.docname)
-        rows: list[list[Cell]] = [[elements.inline(p, "profile"), *status_cells(slug, p)] for p in press.PROFILES]
+        rows: list[list[Cell]] = [
+            [elements.inline(p, "profile"), *status_cells(slug, p, usual)] for p in press.PROFILES
+        ]
         rows[0].insert(0, elements.tall(title, len(rows)))
         return rows
 
 
-def status_cells(slug: str, profile: str) -> list[Cell]:
-    """State and provenance of one chapter at one profile."""
+def usual_versions() -> dict[str, str]:
+    """The version of each package that most runs had."""
+    runs = [found for slug in press.slugs() for profile in press.PROFILES if (found := press.measured(slug, profile))]
+    seen: dict[str, Counter[str]] = {}
+    for run in runs:
+        for name, version in (run.provenance.get("versions") or {}).items():
+            seen.setdefault(name, Counter())[version] += 1
+    return {name: counts.most_common(1)[0][0] for name, counts in seen.items()}
+
+
+def named(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+
+def status_cells(slug: str, profile: str, usual: dict[str, str]) -> list[Cell]:
+    """State and provenance of one chapter at one profile; of the versions those that are not the usual ones."""
     found = press.measured(slug, profile)
     if not found:
         return [elements.badge("not run"), *["–"] * 4]
     facts = found.provenance
     memory = facts.get("peak_memory_mb")
     changed = " + local changes" if facts.get("dirty") else ""
-    versions = ", ".join(f"{name} {version}" for name, version in sorted((facts.get("versions") or {}).items()))
+    other = {n: v for n, v in (facts.get("versions") or {}).items() if usual.get(n) != v}
     return [
         status_label(slug, profile, found),
         elements.stack(card.day(facts.get("date")), elements.inline(f"{found.commit}{changed}", "source")),
-        elements.stack(card.device(facts) or "–", elements.inline(versions, "source")),
+        elements.stack(card.device(facts) or "–", elements.inline(named(other), "source") if other else ""),
         str(len(found.seeds)),
         elements.stack(card.duration(facts.get("seconds")) or "–", f"{memory:.0f} MB" if memory else ""),
     ]

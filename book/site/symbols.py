@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
 
 from book.site import press
 
@@ -70,20 +72,35 @@ def known(slug: str, found: list[Row]) -> dict[str, Row]:
     return shared | {s: row for row in found if slug in row.chapters for s in row.symbols}
 
 
-def anchor_rows(app: Sphinx, doctree: nodes.document) -> None:
-    """Give the meaning in each row of the notation page an address, and the symbols' names, for previews only."""
-    if app.env.docname != PAGE:
-        return
-    waiting: dict[tuple[str, ...], list[Row]] = {}
-    for row in table():
-        waiting.setdefault(row.symbols, []).append(row)
-    for line in doctree.findall(nodes.row):
-        cells = [cell for cell in line.children if isinstance(cell, nodes.entry)]
-        formulas = tuple(symbol(math.astext()) for math in cells[0].findall(nodes.math))
-        if waiting.get(formulas) and (text := next(iter(cells[1].findall(nodes.paragraph)), None)):
-            text["ids"].append(waiting[formulas].pop(0).anchor)
-            names = [copy for part in cells[0].findall(nodes.paragraph) for copy in part.deepcopy().children]
-            text.insert(0, nodes.inline("", "", *names, nodes.Text(": "), classes=["symbol-names"]))
+def spoken(tex: str) -> str:
+    """A symbol as one would type it into a search: ``alpha``, ``D_k``, ``w``."""
+    return re.sub(r"\\(?:math(?:cal|bb|rm|bf)|operatorname|text|hat|tilde|bar)\*?|[{}\\\s]", "", tex)
+
+
+class AnchorRows(SphinxTransform):
+    """Give the meaning in each row of the notation page an address, and the symbols' names, for previews only.
+
+    The names as they are typed are index entries, by which the search finds the row.
+    """
+
+    default_priority = 840  # before Sphinx collects index entries
+
+    def apply(self, **kwargs: Any) -> None:
+        if self.env.docname != PAGE:
+            return
+        waiting: dict[tuple[str, ...], list[Row]] = {}
+        for row in table():
+            waiting.setdefault(row.symbols, []).append(row)
+        for line in self.document.findall(nodes.row):
+            cells = [cell for cell in line.children if isinstance(cell, nodes.entry)]
+            formulas = tuple(symbol(math.astext()) for math in cells[0].findall(nodes.math))
+            if waiting.get(formulas) and (text := next(iter(cells[1].findall(nodes.paragraph)), None)):
+                anchor = waiting[formulas].pop(0).anchor
+                text["ids"].append(anchor)
+                names = [copy for part in cells[0].findall(nodes.paragraph) for copy in part.deepcopy().children]
+                text.insert(0, nodes.inline("", "", *names, nodes.Text(": "), classes=["symbol-names"]))
+                entries = [("single", spoken(name), anchor, "main", None) for name in formulas if spoken(name)]
+                text.insert(0, addnodes.index(entries=entries))
 
 
 def link_symbols(app: Sphinx, doctree: nodes.document, page: str) -> None:
@@ -117,6 +134,6 @@ def linkable(node: nodes.Node | None) -> bool:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.connect("doctree-read", anchor_rows)
+    app.add_transform(AnchorRows)
     app.connect("doctree-resolved", link_symbols)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

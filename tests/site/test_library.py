@@ -139,6 +139,17 @@ def test_line_numbers_are_seen_and_not_copied(site, browser, address):
 
 
 @pytest.mark.site
+@pytest.mark.parametrize(
+    ("query", "anchor"), [("alpha", "symbol-alpha"), ("D_k", "symbol-mathcalD-k"), ("temperature", "term-temperature")]
+)
+def test_search_finds_a_symbol_by_its_name_and_a_term(site, browser, address, query, anchor):
+    tab = browser.new_page()
+    tab.goto(address + f"search.html?q={query}")
+    tab.wait_for_selector(f"#search-results a[href$='#{anchor}']", timeout=15_000)
+    tab.close()
+
+
+@pytest.mark.site
 def test_search_finds_a_function_and_a_chapter_before_its_class(site, browser, address):
     def found(query: str) -> list[str]:
         tab = browser.new_page()

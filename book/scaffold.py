@@ -36,7 +36,8 @@ kernelspec:
 
 ## In short
 
-To be written: the question, the answer, and how it held up here, in one paragraph.
+To be written: the question, the answer, and how it held up here, in one paragraph; its words, such as {term}`client`,
+linked to the glossary.
 
 ```{dropdown} 中文
 待写：用一段话说明问题、答案与复现结果。
@@ -73,11 +74,15 @@ To be written: the questions and objections of the note, each turned into someth
 ## Method
 
 To be written: every equation with its number, and under it the code that is that equation. This draft estimates the
-area of the unit disc by drawing points $$(x, y)$$ from the square around it,
+area of the unit disc by drawing $$n$$ points $$(x_i, y_i)$$ from the square around it,
 
 $$$$
-\\hat a = \\frac{4}{n} \\sum_{i=1}^{n} \\mathbf{1}\\left[x_i^2 + y_i^2 \\le 1\\right].
+\\frac{4}{n} \\sum_{i=1}^{n} \\mathbf{1}\\left[x_i^2 + y_i^2 \\le 1\\right].
 $$$$ ($slug-estimate)
+
+```{equation} $slug-estimate
+:cell: estimate
+```
 
 ```{code-cell} ipython3
 import random
@@ -124,9 +129,9 @@ To be written: what differs from the paper and why, and what the authors' code d
 ## Try it
 
 ```bash
-python -m book run $slug -p samples=10
-python -m book run $slug --seeds 10
-python -m book run $slug --profile real
+make run P=$slug ARGS="-p samples=10"
+make run P=$slug ARGS="--seeds 10"
+make run P=$slug ARGS="--profile real"
 ```
 
 ```{admonition} Exercise
@@ -140,6 +145,10 @@ The error falls with the square root of the number of points: a hundred times as
 ## References
 
 To be written: the paper, and related chapters.
+
+```{bibliography}
+:filter: docname in docnames
+```
 
 ```{code-cell} ipython3
 run.glue("$slug-area", f"{run.interval('area').mean:.2f}")

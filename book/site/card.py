@@ -9,6 +9,7 @@ from docutils.nodes import Node
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.errors import ExtensionError
 
 from book.cards import Card
 from book.site import citing, elements, press, source
@@ -24,8 +25,12 @@ class CardDirective(BookDirective):
         if slug is None:
             raise self.error("a card belongs at the top of papers/<slug>/chapter.md; this page is not a chapter")
         card = press.card(slug)
+        try:
+            title = citing.title(self.env, card)
+        except ExtensionError as problem:
+            raise self.error(str(problem)) from None
         box = nodes.container(classes=["book-card"])
-        box += elements.definitions(rows(card, slug, self.env.docname, citing.title(self.env, card)), "card-facts")
+        box += elements.definitions(rows(card, slug, self.env.docname, title), "card-facts")
         box += elements.paragraph("Run it again", "card-run-title")
         box += elements.command(commands(slug))
         box += elements.paragraph(elements.join(places(self.config, slug), " · "), "card-places")

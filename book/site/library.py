@@ -20,6 +20,7 @@ from docutils import nodes
 from docutils.nodes import Node
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.builders.html import StandaloneHTMLBuilder
 
 from book.site import elements, links, press, source
 from book.site.elements import Cell
@@ -132,7 +133,8 @@ class Writer:
     def __init__(self, app: Sphinx, file: File, named: Named):
         self.app, self.file, self.named = app, file, named
         self.text = file.text.splitlines()
-        marked = app.builder.highlighter.highlight_block(file.text, "python")  # type: ignore[attr-defined]
+        assert isinstance(app.builder, StandaloneHTMLBuilder)  # nobody else asks for pages
+        marked = app.builder.highlighter.highlight_block(file.text, "python")
         self.lines = marked.partition("<pre>")[2].rpartition("</pre>")[0].splitlines()
 
     def body(self, parts: list[Definition]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def files_tested(env: Any, page: str) -> Iterator[str]:
             yield mention.path
 
 
-def named(text: str, near: set[str] = frozenset()) -> Source | Path | None:  # type: ignore[assignment]
+def named(text: str, near: Set[str] = frozenset()) -> Source | Path | None:
     """What a literal names: a definition, a file, or None where it is neither, or could be several.
 
     Raises UnknownObject for the name of a test or of an object of the library that does not exist.
@@ -79,7 +79,7 @@ def named(text: str, near: set[str] = frozenset()) -> Source | Path | None:  # t
     return None
 
 
-def by_name(text: str, near: set[str]) -> Source | None:
+def by_name(text: str, near: Set[str]) -> Source | None:
     """The one test of a name (or of a beginning of it): among ``near`` files if there is one, else anywhere."""
     start = text.removesuffix("...")
     fits = [

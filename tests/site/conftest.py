@@ -133,14 +133,7 @@ class Visit:
 
 
 @pytest.fixture(scope="session")
-def wait_for_math() -> Callable[[Any], None]:
-    """Wait until MathJax has typeset a page; not at all where the page has no MathJax."""
-    script = "async () => { if (window.MathJax?.startup?.promise) await MathJax.startup.promise }"
-    return lambda tab: tab.evaluate(script)
-
-
-@pytest.fixture(scope="session")
-def visit(address: str, browser: Any, wait_for_math: Callable[[Any], None]) -> Callable[[str], Visit]:
+def visit(address: str, browser: Any) -> Callable[[str], Visit]:
     """Load a page and look at it, once per session: at desktop width, then narrowed to a phone's."""
 
     @functools.cache
@@ -154,7 +147,6 @@ def visit(address: str, browser: Any, wait_for_math: Callable[[Any], None]) -> C
         tab.on("response", lambda r: found.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         tab.goto(address + page, wait_until="load")
         tab.wait_for_load_state("networkidle")
-        wait_for_math(tab)
         tab.evaluate(LOAD_IMAGES)
         found.seen = tab.evaluate(LOOK)
         tab.set_viewport_size({"width": 390, "height": 844})

@@ -63,13 +63,12 @@ def test_search_finds_feddf(site, browser, address):
 
 
 @pytest.mark.parametrize("name", ["book/pages/notation.html", "papers/feddf/chapter.html"])
-def test_page_opens_from_a_file(site, browser, wait_for_math, name):
+def test_page_opens_from_a_file(site, browser, name):
     errors: list[str] = []
     tab = browser.new_page()
     tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     tab.on("requestfailed", lambda r: errors.append(f"not loaded: {r.url}"))
     tab.goto((site / name).as_uri(), wait_until="load")
-    wait_for_math(tab)
     equations, rendered = tab.evaluate(
         "() => [document.querySelectorAll('.math').length, document.querySelectorAll('.math mjx-container').length]"
     )

@@ -145,7 +145,7 @@ class Tree:
             "profile": profile,
             "seeds": [0, 1, 2],
             "metrics": values,
-            "modules": ["fedlib.evidence", "fedlib.toy"],
+            "modules": ["fedlib", "fedlib.evidence", "fedlib.toy"],
             "data": {},
             "device": "cpu",
             "versions": {"python": "3"},

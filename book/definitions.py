@@ -74,7 +74,7 @@ def words(tree: ast.AST) -> Words:
 
 def bindings(tree: ast.AST, known: Iterable[str]) -> dict[str, str]:
     """Names that imports anywhere in ``tree`` (none of them relative) give to modules among ``known``."""
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             pairs = [

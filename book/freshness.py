@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from book import chapters, definitions, files, records
-from book.errors import PressError
 
 State = Literal["fresh", "stale", "failed", "never"]
 Names = tuple[tuple[str, str], ...]  # modules that were given another name: pairs of the present and the former one
@@ -72,7 +71,7 @@ class _Former(ast.NodeTransformer):
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         """In a package's table of exports, too, a module is called by its last name."""
-        was = self.names.get(f"{self.package}.{node.value}") if self.package else None
+        was = self.names.get(f"{self.package}.{node.value!s}") if self.package else None
         return ast.Constant(was.rpartition(".")[2]) if was else node
 
 

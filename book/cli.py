@@ -106,22 +106,39 @@ def check(slugs: Slugs = None, profile: Profile = "quick") -> None:
 
 @app.command()
 def accept(slugs: Annotated[list[str], typer.Argument(help="Chapters by slug.")], profile: Profile = "quick") -> None:
-    """Make fresh runs the committed reference (at smoke: the golden notebook)."""
+    """Make fresh runs the committed reference (at smoke: the golden notebook, too)."""
     from book import golden, reference, tables
 
     chapters.require_profile(profile)
     for slug in map(chapters.require, slugs):
+        before, after = reference.accept(slug, profile)
+        tables.accepted(console, before, after)
+        if after["provenance"]["dirty"]:
+            console.print(f"note: {slug} was measured with changes that are in no commit", highlight=False)
+        if foreign := reference.unknown_data(after):
+            console.print(f"note: {slug} was measured on data that no card knows: {foreign}", highlight=False)
+        written = {chapters.evidence_path(slug, profile): before != after}
         if profile == "smoke":
-            changed = golden.accept(slug)
-            path = chapters.golden_path(slug)
-        else:
-            before, after = reference.accept(slug, profile)
-            tables.accepted(console, before, after)
-            if after["provenance"]["dirty"]:
-                console.print(f"note: {slug} was measured with changes that are in no commit", highlight=False)
-            changed = before != after
-            path = chapters.evidence_path(slug, profile)
-        console.print(f"{'written' if changed else 'unchanged'}: {path}", highlight=False, soft_wrap=True)
+            written |= {chapters.golden_path(slug): golden.accept(slug)}
+        for path, changed in written.items():
+            console.print(f"{'written' if changed else 'unchanged'}: {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def drift(
+    slugs: Slugs = None,
+    profile: Profile = "quick",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Chapters at once [default: cores].")] = None,
+) -> None:
+    """Measure how far accepted numbers move on other processors (check allows for that there)."""
+    from book import drift
+
+    named = [chapters.require(slug) for slug in slugs or chapters.slugs()]
+    count = jobs or plans.default_jobs(chapters.require_profile(profile), len(named))
+    for slug, measured in drift.measure(named, profile, count).items():
+        moved = sum(most > 0 for most in measured["metrics"].values())
+        text = f"{moved} of {len(measured['metrics'])} metrics move, {len(measured['claims'])} verdicts change"
+        console.print(f"{slug}: {text}: {drift.path(slug, profile)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

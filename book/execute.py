@@ -21,13 +21,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from book import chapters, files, freshness, locking, parameters, records
+from book import chapters, files, freshness, locking, parameters, records, schema
 from book.errors import PressError, cannot
 
 FAILED = 1  # exit status: the chapter raised, and the record says what
 STOPPED = 2  # exit status: told to stop before the end
 UNABLE = 3  # exit status: the press itself could not work; the last line of output says why
-EVIDENCE = "application/vnd.fedlib.evidence+json"
 # Between the choice of a kernel's ports and their use, another program may take one. The kernel then dies before it has
 # run anything, and a new one is as good.
 _STILLBORN, STARTS = "died before replying to kernel_info", 3
@@ -103,8 +102,10 @@ def _run(
     with _environment(told):
         executed, error = _execute(notebook, given, target)
     idle = part is not None and error is not None and error["type"] == "NothingToDo"  # there are fewer seeds than parts
-    evidence = _evidence(executed) if error is None else None
-    error = None if idle else error or _fault(evidence, profile)
+    evidence = records.published(executed) if error is None else None
+    if error is None and (error := _fault(evidence, profile)):
+        evidence = None
+    error = None if idle else error
     record: records.Record = {
         "slug": slug,
         "profile": profile,
@@ -144,7 +145,7 @@ def _store(record: records.Record, executed: Any, slug: str, stem: str) -> None:
     if record["status"] == "ok":
         record["notebook_sha256"] = hashlib.sha256(text.encode()).hexdigest()
         files.write(target, text)
-        files.write_json(chapters.record_path(slug, stem), record)
+        records.write(slug, stem, record)
         for leftover in (broken, trace):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
@@ -153,7 +154,7 @@ def _store(record: records.Record, executed: Any, slug: str, stem: str) -> None:
     record["last_good"] = records.good(records.read(slug, stem))
     files.write(broken, text)
     files.write(trace, record["error"]["traceback"] + "\n")
-    files.write_json(chapters.record_path(slug, stem), record)
+    records.write(slug, stem, record)
 
 
 @contextmanager
@@ -226,18 +227,13 @@ def _tidy(notebook: Any) -> Any:
     return notebook
 
 
-def _evidence(notebook: Any) -> dict[str, Any] | None:
-    """What the chapter published, from the last output that carries it."""
-    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
-    published = [o.data[EVIDENCE] for o in outputs if EVIDENCE in o.get("data", {})]
-    return dict(published[-1]) if published else None
-
-
 def _fault(evidence: dict[str, Any] | None, profile: str) -> dict[str, str] | None:
     if evidence is None:
         text = "no evidence was published; the chapter's last cell must call run.publish()"
     elif evidence.get("profile") != profile:
         text = f"evidence was published for profile {evidence.get('profile')!r}, but {profile!r} was asked for"
+    elif wrong := schema.faults(schema.Published, evidence):
+        text = f"what was published is no evidence: {'; '.join(wrong[:5])}"
     else:
         return None
     return {"type": "Evidence", "message": text, "traceback": text}

@@ -104,7 +104,12 @@ def problems(slug: str) -> list[str]:
     path = chapters.golden_path(slug)
     if not path.exists():
         return [f"{path} is missing: python -m book run {slug} --profile smoke, then accept {slug} --profile smoke"]
-    golden = nbformat.read(path, as_version=4)
+    try:
+        golden = nbformat.read(path, as_version=4)
+        nbformat.validate(golden)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        return [f"{path} is no notebook ({line}); restore it from git, or accept {slug} --profile smoke again"]
     faults = [f"{path}: {fault}" for fault in _faults(golden)]
     chapter = chapters.read(slug)
     for cell in chapters.code_cells(chapter):

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from book import cards, chapters, freshness, records, reference
 from book.board import styled
+from book.errors import PressError
 
 _COLOURS = {
     "holds": "green",
@@ -51,7 +52,12 @@ def claims(console: Console, slugs: list[str]) -> None:
     """The claims of chapters: the paper's number, ours with its interval, and the verdict, profile by profile."""
     table = _plain("chapter", "claim", "profile", "paper", "measured", "verdict")
     for slug in slugs:
-        for row in reference.claims_for(slug):
+        try:
+            rows = reference.claims_for(slug)
+        except PressError as error:
+            table.add_row(slug, "-", "-", "-", escape(str(error).splitlines()[0]), "-")
+            continue
+        for row in rows:
             for profile, result in row.results.items():
                 mark = " (earlier code)" if result.stale else ""
                 verdict = f"[{_COLOURS[result.verdict]}]{result.verdict}[/]{mark}"

@@ -12,9 +12,11 @@ from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
 from book.cards import Card
-from book.site import best, citing, elements, press, source
+from book.site import best, citing, elements, notebooks, press, source
 from book.site.elements import Cell
 from book.site.rebuild import BookDirective
+
+REPRODUCE = "book/pages/reproduce"
 
 
 class CardDirective(BookDirective):
@@ -31,9 +33,10 @@ class CardDirective(BookDirective):
             raise self.error(str(problem)) from None
         box = nodes.container(classes=["book-card"])
         box += elements.definitions(rows(card, slug, self.env.docname, title), "card-facts")
-        box += elements.paragraph("Run it again", "card-run-title")
+        clone = elements.page_link("in a clone of the repository", REPRODUCE, self.env.docname)
+        box += elements.paragraph(["Run it again, ", clone], "card-run-title")
         box += elements.command(commands(slug))
-        box += elements.paragraph(elements.join(places(self.config, slug), " · "), "card-places")
+        box += elements.paragraph(elements.join(places(self.config, slug, self.env.docname), " · "), "card-places")
         box += self.folded(card)
         return [box]
 
@@ -155,14 +158,15 @@ def commands(slug: str) -> str:
     return f'make run P={slug}\nmake run P={slug} ARGS="--profile real"\nmake lab ARGS={page}.md'
 
 
-def places(config: Config, slug: str) -> list[Cell]:
-    """Where the chapter can be had: its notebook with outputs, in Colab or as a file, and its text."""
-    repository = config.html_theme_options.get("repository_url", "")
-    name = repository.removeprefix("https://github.com/")
+def places(config: Config, slug: str, document: str) -> list[Cell]:
+    """Where the chapter can be had: its notebook with outputs, as a file or in Colab, and its text."""
+    name = config.html_theme_options.get("repository_url", "").removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{name}/blob/notebooks/{slug}.ipynb"
+    download = notebooks.link("Download the notebook", slug, document)
     return [
-        elements.link("Open in Colab", f"https://colab.research.google.com/github/{name}/blob/notebooks/{slug}.ipynb"),
-        elements.link("Download the notebook", f"{repository}/raw/notebooks/{slug}.ipynb"),
+        *([download] if download else []),
         elements.link("Source of this page", source.address(config, f"{press.document_of(slug)}.md")),
+        [elements.link("Open in Colab", colab), " (as last published; needs a network and a Google account)"],
     ]
 
 

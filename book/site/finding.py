@@ -98,7 +98,7 @@ class TallyDirective(BookDirective):
         )
         bar = nodes.raw("", f'<div class="tally" role="img" aria-label="{said}">{parts}</div>', format="html")
         each = [[elements.badge(verdict, words[verdict]), f" {n}"] for verdict, n in counts.items()]
-        origin = elements.paragraph(best.origin(found, self.env.docname), "origin")
+        origin = elements.paragraph(best.origin(found, self.env.docname))
         return [bar, elements.paragraph(elements.join(each, " · "), "tally-key"), origin]
 
 

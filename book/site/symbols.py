@@ -1,8 +1,8 @@
 """The one table of symbols: read from the notation page, and linked to wherever a chapter uses one of them.
 
 A row holds in all chapters, or in those that it names; these win. A chapter's first use of a symbol in each section
-becomes a quiet link to its row, so that a preview can show what it means there. ``tests/site/test_notation.py`` reads the
-same table.
+becomes a quiet link to its row, so that a preview can show what it means there. ``tests/site/test_notation.py`` reads
+the same table.
 """
 
 from __future__ import annotations

@@ -73,9 +73,7 @@ def rows() -> list[symbols.Row]:
 
 def test_a_symbol_has_one_meaning_on_any_page(rows):
     kept = {(slug, s) for row in rows if row.kept for slug in row.chapters for s in row.symbols}
-    assert kept == KEPT, (
-        "the table of letters kept from a paper changed: could the chapter not use another letter?"
-    )
+    assert kept == KEPT, "the table of letters kept from a paper changed: could the chapter not use another letter?"
     assert doubles(rows) == KEPT
 
 

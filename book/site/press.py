@@ -222,8 +222,8 @@ def totals(profile: str) -> dict[str, int]:
 
 def measured_first(names: Iterable[str], slug: str) -> list[str]:
     """Profiles in the order in which a page shows them: the best evidence first, what was never run last."""
-    order = [p for p in BEST_FIRST if p in set(names)]
-    return sorted(order, key=lambda profile: measured(slug, profile) is None)
+    wanted = set(names)
+    return sorted((p for p in BEST_FIRST if p in wanted), key=lambda profile: measured(slug, profile) is None)
 
 
 def signature(slug: str) -> str:

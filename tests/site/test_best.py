@@ -95,6 +95,23 @@ def test_pages_lead_with_full_evidence_where_quick_says_otherwise(book):
 
 
 @pytest.mark.site
+def test_the_claims_page_has_a_verdict_for_every_claim_at_every_profile_the_best_first(site):
+    page = (site / "book/pages/claims.html").read_text(encoding="utf-8")
+    tables = re.findall(r'<table class="[^"]*ledger.*?</table>', page, re.DOTALL)
+    for slug, table in zip(SLUGS, tables, strict=True):
+        claims = press.card(slug).claims
+        columns = re.findall(r"<th[^>]*><p>(.*?)</p>", table)[2:]
+        assert set(map(str.lower, columns)) == {p for claim in claims for p in claim.profiles}
+        measured = [press.measured(slug, name.lower()) is not None for name in columns]
+        assert measured == sorted(measured, reverse=True)
+        seen = re.findall(r'class="verdict [^"]*">. ([a-z ]+)<', table)
+        wanted = [
+            press.verdict_of(slug, c, p.lower()).verdict for c in claims for p in columns if p.lower() in c.profiles
+        ]
+        assert seen == wanted
+
+
+@pytest.mark.site
 @pytest.mark.parametrize("slug", SLUGS)
 def test_a_card_shows_the_best_evidence_on_its_claims(site, slug):
     page = (site / f"{press.document_of(slug)}.html").read_text(encoding="utf-8")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import collections
 import json
 import os
+import signal
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from book import cards, chapters, execute, files, freshness, parameters, records
+from book import cards, chapters, execute, files, freshness, parameters, records, remote
 from book.errors import PressError
 
 # At these profiles a chapter has one thread whatever the machine: its numbers must not depend on how many chapters run
@@ -22,7 +23,7 @@ ONE_THREAD = ("smoke", "quick", "real")
 
 
 def _tail() -> collections.deque[str]:
-    return collections.deque(maxlen=200)
+    return collections.deque(maxlen=remote.SHOWN)
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Job:
     seconds: float | None = None
     memory: float | None = None
     since: float = 0.0
+    died: bool = False  # without a record; its output is in the file `trace`
     tail: collections.deque[str] = field(default_factory=_tail)
 
     @property
@@ -89,9 +91,39 @@ class Job:
                 lines = [line for line in str(error.get("message", "")).splitlines() if line.strip()]
                 self.message = f"{error.get('type', 'error')}: {lines[0] if lines else ''}".strip()
             return
-        self.status = "error"
-        last = [line for line in self.tail if line.strip()]
-        self.message = last[-1] if last else f"its process ended with status {status} and said nothing"
+        self.status, self.message = "error", self._cause(status)
+        if status == execute.UNABLE and not any(line.startswith("Traceback") for line in self.tail):
+            return  # a PressError, which says it all
+        with suppress(PressError):  # on a full disk the message must do
+            files.write(self.trace, "\n".join([self.message, "", "Output of its process:", *self.tail]) + "\n")
+            self.died = True
+
+    @property
+    def trace(self) -> Path:
+        """The file with the traceback of a run that failed, or with the output of a process that died."""
+        return chapters.executed_path(self.slug, self.stem).with_suffix(".traceback.txt")
+
+    def _cause(self, status: int) -> str:
+        """Why the child ended without a result, in one line."""
+        words = execute.last_words(self.tail)
+        if status == execute.UNABLE and words:
+            return words
+        if status < 0:
+            ended = f"its process was ended by {_signal(-status)}"
+            if status == -signal.SIGKILL:
+                ended = f"{ended}: killed by the system, perhaps for want of memory, or by somebody"
+        elif status == 0:
+            ended = f"its process left no record that can be read: {chapters.record_path(self.slug, self.stem)}"
+        else:
+            ended = f"its process ended with status {status}"
+        quiet = not words or words == "runs"  # what every child says when it begins
+        return f"{ended}, without a word" if quiet else f"{words} ({ended})"
+
+
+def _signal(number: int) -> str:
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
 
 
 def cores() -> int:
@@ -155,8 +187,9 @@ def child_environment(thread_count: int) -> dict[str, str]:
     """Environment of a chapter's process and kernel."""
     env = {k: v for k, v in os.environ.items() if k not in UNWANTED}
     press = str(Path(__file__).parents[1])
-    paths = [str(chapters.ROOT), press, *env.get("PYTHONPATH", "").split(os.pathsep)]
-    search = os.pathsep.join(dict.fromkeys(p for p in paths if p))
+    # A kernel starts in the chapter's folder, where an entry such as "offline" would lead nowhere.
+    given = [str(Path(p).absolute()) for p in env.get("PYTHONPATH", "").split(os.pathsep) if p]
+    search = os.pathsep.join(dict.fromkeys([str(chapters.ROOT), press, *given]))
     return env | settings(thread_count) | {"PYTHONPATH": search, "FEDBOOK_ROOT": str(chapters.ROOT)}
 
 

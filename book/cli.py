@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from book import board, chapters, cluster, locking, runner
+from book import board, chapters, cluster, runner
 from book import jobs as plans
 from book.errors import PressError
 
@@ -24,6 +24,12 @@ app = typer.Typer(
 )
 # Not on a terminal, lines are as long as they need to be: logs and `grep` want them whole.
 console = Console(width=None if sys.stdout.isatty() else 240)
+
+
+def say(text: str) -> None:
+    """One line, as it is: no colours, nothing broken, nothing taken for markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
 
 Slugs = Annotated[list[str] | None, typer.Argument(help="Chapters by slug; all when none is given.")]
 Profile = Annotated[str, typer.Option(help="smoke, quick, real or full.")]
@@ -110,7 +116,7 @@ def accept(slugs: Annotated[list[str], typer.Argument(help="Chapters by slug.")]
     from book import golden, reference, tables
 
     chapters.require_profile(profile)
-    for slug in map(chapters.require, slugs):
+    for slug in [chapters.require(slug) for slug in slugs]:
         if profile == "smoke":
             changed = golden.accept(slug)
             path = chapters.golden_path(slug)
@@ -139,7 +145,10 @@ def list_() -> None:
     """All chapters and the state of their runs."""
     from book import tables
 
-    tables.chapter_list(console)
+    if faults := tables.chapter_list(console):
+        raise PressError("\n".join(faults))
+    if not chapters.slugs():
+        say(f"there is no chapter in {chapters.ROOT / 'papers'}; `python -m book new <slug>` makes one")
 
 
 @app.command()
@@ -184,19 +193,18 @@ def clean(
     all_: Annotated[bool, typer.Option("--all", help="Executed chapters and kept partial results, too.")] = False,
 ) -> None:
     """Delete what was built; sources and committed evidence stay."""
-    folder = chapters.build_folder()
-    with locking.hold_all("clean"):
-        for path in sorted(folder.iterdir()) if folder.exists() else []:
-            if not all_ and path.name in ("executed", "resume", "locks"):
-                continue
-            if path.name == "locks":
-                continue
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    console.print(f"cleaned: {folder}", highlight=False, soft_wrap=True)
+    from book import clean
+
+    for path in clean.clean(all_):
+        say(f"kept: {path}, which the press has not made")
+    say(f"cleaned: {chapters.build_folder()}")
 
 
 def main() -> None:
     """Run the command line; faults that a person can put right are one line each, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a terminal that knows ASCII only shows a question mark for the rest
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         app()
     except PressError as error:

@@ -109,7 +109,7 @@ class Job:
         if status == execute.UNABLE and words:
             return words
         if status < 0:
-            ended = f"its process was ended by {_signal(-status)}"
+            ended = f"its process was ended by {signal_name(-status)}"
             if status == -signal.SIGKILL:
                 ended = f"{ended}: killed by the system, perhaps for want of memory, or by somebody"
         elif status == 0:
@@ -120,7 +120,8 @@ class Job:
         return f"{ended}, without a word" if quiet else f"{words} ({ended})"
 
 
-def _signal(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Such as SIGKILL."""
     with suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"
@@ -151,16 +152,26 @@ def plan(
     """Check everything that was asked for, before anything runs; the longest chapters come first.
 
     No slug means all chapters that have the profile; a parameter given several times means a run for each combination
-    of values. Raises PressError for an unknown slug, profile or parameter, an ill-typed value, or a card that is not
-    right.
+    of values. Raises PressError for an unknown slug, profile or parameter, an ill-typed value, or a chapter asked for
+    by name whose card or parameters are not right. Among all chapters, such a one is a job that has failed already.
     """
     chapters.require_profile(profile)
     for slug in slugs:
         chapters.require(slug)
-    known = cards.all_cards(list(dict.fromkeys(slugs)) or None)
-    if not known:
+    known, jobs, faults = {}, dict[tuple[str, str], Job](), []
+    for slug in dict.fromkeys(slugs or chapters.slugs()):
+        try:
+            known[slug] = cards.load(slug)
+            parameters.of(slug)
+        except PressError as error:
+            faults.append(str(error))
+            known.pop(slug, None)
+            message = "; ".join(str(error).splitlines())
+            jobs[slug, ""] = Job(slug, profile, {}, 0.0, status="error", message=message)
+    if slugs and faults:
+        raise PressError("\n".join(faults))
+    if not known and not faults:
         raise PressError(f"there is no chapter in {chapters.ROOT / 'papers'}; `python -m book new <slug>` makes one")
-    jobs = {}
     for slug, card in known.items():
         if profile not in card.profiles:
             if slugs:
@@ -180,7 +191,7 @@ UNWANTED = ("MPLBACKEND", "FEDLIB_RESUME", "FEDLIB_PROGRESS", "FEDLIB_PART")
 def settings(thread_count: int) -> dict[str, str]:
     """What the environment of a chapter's process must say on every machine."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(thread_count))
-    return counts | {"PYTHONHASHSEED": "0"}
+    return counts | {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 
 
 def child_environment(thread_count: int) -> dict[str, str]:
@@ -195,9 +206,14 @@ def child_environment(thread_count: int) -> dict[str, str]:
 
 def pending(jobs: list[Job]) -> list[Job]:
     """The jobs that have to run; the others are marked fresh. Folders are made, which finds a read-only disk early."""
-    for job in jobs:
+    for job in (job for job in jobs if job.status == "waiting"):
         files.make_folder(chapters.executed_path(job.slug, job.stem).parent)
-        if not job.force and freshness.state(job.slug, job.stem) == "fresh":
-            job.status = "fresh"
-            job.take_record()
+        try:
+            fresh = not job.force and freshness.state(job.slug, job.stem) == "fresh"
+        except PressError as error:
+            job.status, job.message = "error", "; ".join(str(error).splitlines())
+        else:
+            if fresh:
+                job.status = "fresh"
+                job.take_record()
     return [job for job in jobs if job.status == "waiting"]

@@ -74,7 +74,7 @@ def _run(errand: Errand, root: Path, press: str) -> Answer:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         cwd=root,
         env=errand.defaults | own | errand.settings | places,

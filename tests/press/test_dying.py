@@ -167,5 +167,5 @@ def test_entries_of_the_search_path_hold_in_every_folder(tree, monkeypatch):
 
 
 def test_signals_are_named():
-    assert jobs._signal(signal.SIGSEGV) == "SIGSEGV"
-    assert jobs._signal(250) == "signal 250"
+    assert jobs.signal_name(signal.SIGSEGV) == "SIGSEGV"
+    assert jobs.signal_name(250) == "signal 250"

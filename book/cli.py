@@ -206,7 +206,8 @@ def main() -> None:
         with suppress(AttributeError):  # a terminal that knows ASCII only shows a question mark for the rest
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        app()
+        with runner.stoppable():
+            app()
     except PressError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

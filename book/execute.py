@@ -128,12 +128,22 @@ def _run(
     else:
         record["dependencies"], record["packs"] = everything, {}
     if part is not None:
-        texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(kept.glob("*.json"))}
-        record["kept"] = {name: text for name, text in texts.items() if "seed" in json.loads(text)}
+        record["kept"] = _of_single_seeds(kept)
     record["hash"] = freshness.digest(record["dependencies"])
     record["peak_memory_mb"] = max(_peak_memory_mb(), (evidence or {}).get("peak_memory_mb", 0.0))
     _store(record, executed, slug, stem)
     return record
+
+
+def _of_single_seeds(kept: Path) -> dict[str, str]:
+    """What a part has computed for each of its seeds, by file name. A damaged file is as good as none."""
+    found = {}
+    for path in sorted(kept.glob("*.json")):
+        with suppress(PressError):
+            content = files.read_json(path)
+            if isinstance(content, dict) and "seed" in content:
+                found[path.name] = files.read_text(path)
+    return found
 
 
 def _store(record: records.Record, executed: Any, slug: str, stem: str) -> None:

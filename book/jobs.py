@@ -72,7 +72,7 @@ class Job:
         """The chapter's own line on how far it is, or whom it waits for."""
         if self.tail and self.tail[-1].startswith("waits for"):
             return self.tail[-1]
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             return execute.progress_path(self.slug, self.stem).read_text(encoding="utf-8").strip()
         return ""
 

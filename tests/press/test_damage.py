@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from book import chapters, files, paper, runner, website
+from book import chapters, execute, files, jobs, locking, paper, runner, website
 
 # What a disk, an editor, a killed program or a merge leaves behind. A link to itself cannot be read by anybody, as a
 # file without the right to read it cannot (these tests may run as one who has all rights).
@@ -177,6 +177,25 @@ def test_a_browser_that_fails_is_one_line(book, monkeypatch):
 
     monkeypatch.setattr(paper, "printed_pages", crash)
     assert book.press("pdf") == (2, "error: chromium could not print the book: Target page crashed\n")
+
+
+@pytest.mark.parametrize("fault", ["not text", "a folder", "gone", "empty"])
+def test_what_others_say_of_themselves_may_be_damaged(book, fault):
+    """How far a run is, and who holds a lock, are told where they can be read, and wanted for nothing else."""
+    job = jobs.Job("bad", "quick", {}, 1.0)
+    FAULTS[fault](book.root / "_build/progress/bad-quick.txt")
+    FAULTS[fault](book.root / "_build/locks/bad-quick.holder")
+    assert job.progress() == ""
+    assert locking.holder("bad-quick") == "another press"
+
+
+@pytest.mark.parametrize("fault", ["empty", "cut off", "not text", "a list", "null", "a folder", "no access"])
+def test_a_damaged_result_of_one_seed_is_as_good_as_none(tmp_path, fault):
+    for seed in range(2):
+        files.write_json(tmp_path / f"{seed}.json", {"seed": seed, "value": 1.0})
+    files.write_json(tmp_path / "all.json", {"value": 1.0})
+    FAULTS[fault](tmp_path / "0.json")
+    assert list(execute._of_single_seeds(tmp_path)) == ["1.json"]
 
 
 def test_an_empty_book_is_no_fault(tree):

@@ -92,7 +92,7 @@ def build(
 
     page, built = website.build(draft)
     console.print("website built" if built else "website is up to date")
-    console.print(page.as_uri(), highlight=False, soft_wrap=True)
+    say(page.as_uri())
 
 
 @app.command()
@@ -104,8 +104,8 @@ def check(slugs: Slugs = None, profile: Profile = "quick") -> None:
     tables.claims(console, slugs or chapters.slugs())
     for kind, lines in (("warning", found.warnings), ("problem", found.problems)):
         for line in lines:
-            console.print(f"{kind}: {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"problems: {len(found.problems)}, warnings: {len(found.warnings)}", highlight=False)
+            say(f"{kind}: {line}")
+    say(f"problems: {len(found.problems)}, warnings: {len(found.warnings)}")
     if found.problems:
         raise typer.Exit(1)
 
@@ -113,21 +113,31 @@ def check(slugs: Slugs = None, profile: Profile = "quick") -> None:
 @app.command()
 def accept(slugs: Annotated[list[str], typer.Argument(help="Chapters by slug.")], profile: Profile = "quick") -> None:
     """Make fresh runs the committed reference (at smoke: the golden notebook)."""
+    chapters.require_profile(profile)
+    faults = []
+    for slug in [chapters.require(slug) for slug in slugs]:
+        try:
+            _accept(slug, profile)
+        except PressError as error:
+            faults.append(str(error))
+    if faults:
+        raise PressError("\n".join(faults))
+
+
+def _accept(slug: str, profile: str) -> None:
     from book import golden, reference, tables
 
-    chapters.require_profile(profile)
-    for slug in [chapters.require(slug) for slug in slugs]:
-        if profile == "smoke":
-            changed = golden.accept(slug)
-            path = chapters.golden_path(slug)
-        else:
-            before, after = reference.accept(slug, profile)
-            tables.accepted(console, before, after)
-            if after["provenance"]["dirty"]:
-                console.print(f"note: {slug} was measured with changes that are in no commit", highlight=False)
-            changed = before != after
-            path = chapters.evidence_path(slug, profile)
-        console.print(f"{'written' if changed else 'unchanged'}: {path}", highlight=False, soft_wrap=True)
+    if profile == "smoke":
+        changed = golden.accept(slug)
+        path = chapters.golden_path(slug)
+    else:
+        before, after = reference.accept(slug, profile)
+        tables.accepted(console, before, after)
+        if after["provenance"]["dirty"]:
+            say(f"note: {slug} was measured with changes that are in no commit")
+        changed = before != after
+        path = chapters.evidence_path(slug, profile)
+    say(f"{'written' if changed else 'unchanged'}: {path}")
 
 
 @app.command()
@@ -136,8 +146,8 @@ def new(slug: Annotated[str, typer.Argument(help="Slug of the new chapter, such 
     from book import scaffold
 
     for path in scaffold.create(slug):
-        console.print(f"written: {path}", highlight=False, soft_wrap=True)
-    console.print(scaffold.NEXT.format(slug=slug), highlight=False, markup=False)
+        say(f"written: {path}")
+    say(scaffold.NEXT.format(slug=slug))
 
 
 @app.command("list")
@@ -165,7 +175,7 @@ def serve(port: Annotated[int, typer.Option(help="Port on this machine.")] = 800
     from book import website
 
     with website.serve(port) as server:
-        console.print(f"http://127.0.0.1:{server.server_address[1]}/  (Ctrl-C ends)", highlight=False)
+        say(f"http://127.0.0.1:{server.server_address[1]}/  (Ctrl-C ends)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -177,7 +187,7 @@ def zip_() -> None:
     """Pack the built website into one archive that opens from a file."""
     from book import archive
 
-    console.print(str(archive.write(chapters.build_folder() / "fedlib-book.zip")), highlight=False, soft_wrap=True)
+    say(str(archive.write(chapters.build_folder() / "fedlib-book.zip")))
 
 
 @app.command()
@@ -185,7 +195,7 @@ def pdf() -> None:
     """Print the built website into one PDF, with the Chromium of this machine."""
     from book import paper
 
-    console.print(str(paper.write(chapters.build_folder() / "fedlib-book.pdf")), highlight=False, soft_wrap=True)
+    say(str(paper.write(chapters.build_folder() / "fedlib-book.pdf")))
 
 
 @app.command()

@@ -6,6 +6,7 @@ place only when it is whole. A run that fails leaves the last good notebook wher
 
 from __future__ import annotations
 
+import collections
 import datetime as dt
 import hashlib
 import json
@@ -13,11 +14,10 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -205,8 +205,9 @@ def _papermill(notebook: Any, given: dict[str, Any], target: Path, beside: Path)
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    with _overhearing() as said:
-        try:
+    said = collections.deque[str](maxlen=remote.SHOWN)
+    try:
+        with _overhearing(said):
             papermill.execute_notebook(
                 notebook,
                 str(beside).replace("{", "{{").replace("}", "}}"),  # papermill formats the path with the parameters
@@ -216,14 +217,14 @@ def _papermill(notebook: Any, given: dict[str, Any], target: Path, beside: Path)
                 progress_bar=False,
                 cwd=str(chapters.folder(target.parent.name)),
             )
-        except PapermillExecutionError as fault:
-            trace = _COLOURS.sub("", "\n".join(fault.traceback or []))
-            return {"type": str(fault.ename), "message": str(fault.evalue), "traceback": trace}
-        except Exception as fault:  # no kernel, one that died or never answered, or no place to write to
-            if isinstance(fault, OSError) and fault.errno and fault.filename in (None, str(beside)):
-                beside.unlink(missing_ok=True)
-                cannot("write", beside, fault)
-            return _outside(fault, said())
+    except PapermillExecutionError as fault:
+        trace = _COLOURS.sub("", "\n".join(fault.traceback or []))
+        return {"type": str(fault.ename), "message": str(fault.evalue), "traceback": trace}
+    except Exception as fault:  # no kernel, one that died or never answered, or no place to write to
+        if isinstance(fault, OSError) and fault.errno and fault.filename in (None, str(beside)):
+            beside.unlink(missing_ok=True)
+            cannot("write", beside, fault)
+        return _outside(fault, list(said))
     return None
 
 
@@ -242,29 +243,31 @@ def _outside(fault: Exception, said: list[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _overhearing() -> Iterator[Callable[[], list[str]]]:
-    """Listen to what a kernel writes to the standard error that it has from this process; nothing of it is lost.
-
-    Yields a function that returns the lines so far.
+def _overhearing(said: collections.deque[str]) -> Iterator[None]:
+    """Append to ``said`` the lines that a kernel writes to the standard error that it has from this process. They go on
+    to where they went before.
     """
-    with tempfile.TemporaryFile() as kept:
+    sys.stderr.flush()
+    before = os.dup(2)
+    heard, ours = os.pipe()
+    os.dup2(ours, 2)
+    os.close(ours)
+
+    def listen() -> None:
+        with os.fdopen(heard, "rb") as lines, os.fdopen(before, "wb", buffering=0) as through:
+            for line in lines:
+                said.append(_COLOURS.sub("", line.decode(errors="replace").rstrip()))
+                with suppress(OSError):
+                    through.write(line)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
         sys.stderr.flush()
-        before = os.dup(2)
-        os.dup2(kept.fileno(), 2)
-
-        def said() -> list[str]:
-            sys.stderr.flush()
-            text = os.pread(kept.fileno(), os.fstat(kept.fileno()).st_size, 0)
-            return _COLOURS.sub("", text.decode(errors="replace")).splitlines()[-remote.SHOWN :]
-
-        try:
-            yield said
-        finally:
-            lines = said()
-            os.dup2(before, 2)
-            os.close(before)
-            if lines:
-                print(*lines, sep="\n", file=sys.stderr, flush=True)
+        os.dup2(before, 2)
+        listener.join(timeout=2)  # it ends when the kernel has, unless that has left somebody behind
 
 
 def last_words(lines: Iterable[str]) -> str:

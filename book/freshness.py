@@ -185,7 +185,7 @@ def fedlib_modules() -> list[str]:
 def requirements_digest() -> str:
     """Hash of the pins of the packages that compute or draw; a new version of a Sphinx theme moves no number."""
     path = chapters.ROOT / "requirements.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = files.read_text(path).splitlines() if path.exists() else []
     pins = [pin for line in lines if (pin := line.split("#", 1)[0].strip())]
     return digest(sorted(pin for pin in pins if pin.split("=", 1)[0].strip().lower() in COMPUTING))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from book import chapters, files, freshness, jobs, locking
+from book import cards, chapters, checks, files, freshness, jobs, locking, reference
 from book.errors import PressError, cannot
 
 _SOURCES = ("papers", "book", "fedlib", "benchmarks", "tests", "data")
@@ -39,15 +39,17 @@ def index_page() -> Path:
 
 
 def unpublishable() -> list[str]:
-    """Chapters whose quick run may not be published, each with the reason."""
+    """Chapters whose quick run or committed evidence may not be published, each with the reason."""
     found = []
     for slug in chapters.slugs():
         try:
-            reason = freshness.why(slug, "quick")
+            reasons = [freshness.why(slug, "quick")]
+            for profile in reference.PROFILES:
+                if evidence := reference.committed(slug, profile):
+                    reasons += [f"{profile}, {text}" for text in checks.faults(cards.load(slug), evidence)]
         except PressError as error:
-            reason = str(error)
-        if reason:
-            found.append(f"{slug}: {reason}")
+            reasons = [str(error)]
+        found += [f"{slug}: {reason}" for reason in reasons if reason]
     return found
 
 

@@ -32,6 +32,8 @@ FILES = [
     "papers/bad/evidence/real.json",
     "fedlib/toy.py",
     "book/entries.yml",
+    "requirements.txt",
+    "tests/golden/bad.ipynb",
     "_toc.yml",
     "_config.yml",
     "_build/executed/bad/quick.ipynb",

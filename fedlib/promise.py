@@ -2,7 +2,8 @@
 
 Two clients take one step alone and together, in double precision. Everything that the objective can reach is shaken
 first: weights, buffers, what was received and the clients' own tensors, so that no term is left out because something
-is zero, or equal for all, today. The answer is remembered for as long as nothing changes that it may depend on.
+is zero, or equal for all, today. The answer is remembered for as long as nothing changes that it may depend on. What no
+trial can see is a term that is cut off where it is tried, such as ``relu(distance - 10)``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fedlib.optim import SGD
 
 #: How strongly things are shaken. Some have a bound, such as probabilities: the gentle try stays within it.
 STRENGTHS = (1.0, 0.01)
+MANY = 32  # objectives of one network whose answers are remembered
 
 
 def unlike(tasks: list[Task]) -> str:
@@ -45,7 +47,10 @@ def broken(net: Net, objective: Objective, tasks: list[Task], together: Executor
     given, integers among the clients' own tensors, the objective's closure and the attributes of its object, and the
     round's number if it asks for it. What it reads elsewhere, such as a global variable, nobody can see.
     """
-    known = net.notes.setdefault(("promise", objective), {})
+    answers = net.notes.setdefault("promise", {})
+    known = answers.setdefault(objective, {})
+    if len(answers) > MANY:  # an actor gets another object for the same objective in every round
+        del answers[next(iter(answers))]
     shared = all(t.context.received is tasks[0].context.received for t in tasks)
     kind = shared, *_kind(tasks[0])
     facts = seen.facts(objective, tasks[0].prepare, tasks[0].augment, [_integers(net, t) for t in tasks])
@@ -121,22 +126,25 @@ def _tried(net: Net, objective: Objective, ends: list[Task], together: Executor,
 def _small(net: Net, ends: list[Task], watch: _Watch, shared: bool, strength: float) -> list[Task]:
     """The tasks as one step on three and on two samples, in the type of ``net``, with all that they look at shaken.
 
-    The first client's own tensors keep their size, the second's become no larger than one: beside them no other term is
-    small.
+    The first client's own numbers keep their size, the second's are made no larger than one: beside them no other term
+    is small.
     """
     draw = rng.stream("does this objective keep its promise?")
 
     def cast(t: Tensor) -> Tensor:
         return t.to(net.dtype) if t.is_floating_point() else t
 
-    def shaken(state: Mapping[str, Tensor], most: float = float("inf")) -> State:
-        return {n: _shaken(cast(t), strength, draw, most, n in net.buffers) for n, t in state.items()}
+    def shaken(state: Mapping[str, Tensor]) -> State:
+        return {n: _shaken(cast(t), strength, draw, n in net.buffers) for n, t in state.items()}
+
+    def tamed(t: Tensor) -> Tensor:
+        return t / max(1.0, _size(t)) if t.is_floating_point() and strength else t
 
     small, received = [], [shaken(t.context.received) for t in ends]
-    anchors, sizes = received[:1] * 2 if shared else received, (float("inf"), 1.0)
-    for task, anchor, most, n in zip(ends, anchors, sizes, (3, 2), strict=True):
+    for k, (task, n) in enumerate(zip(ends, (3, 2), strict=True)):
         rows = task.samples[:n] if len(task.samples) >= n else torch.arange(n) % len(task.x)
-        context = _Asked(anchor, shaken(task.context.own, most), task.context.round)
+        own = {m: tamed(t) for m, t in task.context.own.items()} if k else task.context.own
+        context = _Asked(received[0 if shared else k], shaken(own), task.context.round)
         context.watch = watch
         made = replace(
             task,
@@ -157,17 +165,22 @@ def _prepared(watch: _Watch, prepare: Callable[[Tensor], Tensor], dtype: torch.d
     return watch.around(prepare, x).to(dtype)
 
 
-def _shaken(t: Tensor, strength: float, draw: torch.Generator, most: float, counter: bool) -> Tensor:
+def _shaken(t: Tensor, strength: float, draw: torch.Generator, counter: bool) -> Tensor:
     """The tensor with every number moved away from zero, by a share of itself and by a small amount; signs stay, and
-    so do integers, unless they count. First it is made no larger than ``most``.
+    so do integers, unless they count.
     """
+    if not strength:
+        return t.clone()
     if not t.is_floating_point():
-        return t + torch.randint(5, t.shape, generator=draw).to(t) if counter and strength else t.clone()
-    if strength and most < float("inf") and t.numel():
-        t = t / max(1.0, float(t.nan_to_num(0, 0, 0).abs().max()) / most)
+        return t + torch.randint(5, t.shape, generator=draw).to(t) if counter else t.clone()
     share, more = torch.rand(2, *t.shape, generator=draw).to(t)
     size = t.abs() * (1 + strength * (share - 0.5)) + strength * (0.05 + 0.05 * more)
-    return torch.where(t < 0, -size, size) if strength else t.clone()
+    return torch.where(t < 0, -size, size)
+
+
+def _size(t: Tensor) -> float:
+    """The largest finite magnitude."""
+    return float(t.nan_to_num(0, 0, 0).abs().max()) if t.numel() else 0.0
 
 
 def _again(tasks: list[Task]) -> list[Task]:

@@ -66,9 +66,9 @@ WRONG = {
     ),
     "softmax over clients": lambda net, s, c: (s["head.bias"].softmax(0) * c.own["head.bias"]).sum(-1),
     "mean of own": lambda net, s, c: (s["head.bias"] * c.own["head.bias"].mean()).sum(-1),
-    "hinge": lambda net, s, c: sum((s[n] * c.own[n]).sum() for n in net.parameters).relu(),
     "flat at zero": lambda net, s, c: sum(((s[n] * c.own[n]) ** 2).sum() for n in net.parameters) ** 2,
     "inner and buffer": lambda net, s, c: (s["head.bias"] * c.own["head.bias"]).sum() * c.received[MEAN].sum(-1),
+    "counter": lambda net, s, c: s["head.bias"].sum(-1) * c.own["body.1.num_batches_tracked"].sum(),
     "own buffer": lambda net, s, c: s["head.bias"].sum(-1) * c.own[MEAN].sum(),
 }  # fmt: skip
 
@@ -128,6 +128,18 @@ def test_a_term_over_all_clients_is_found_whatever_it_starts_from(name, start, s
 def test_a_term_of_each_client_passes_whatever_it_starts_from(name, start, shared, dtype):
     net = Net(rng.build(Normed, 0), dtype=dtype)
     assert unstackable(net, with_term(RIGHT[name]), tasks_of(net, STARTS[start], shared=shared)) == ""
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e6, 1e12])
+def test_a_large_term_hides_no_small_one(size):
+    """A right term of whatever size beside a wrong one, which is told apart in one client's step at least."""
+
+    def both(net, s, c):
+        return inner(net.weights(s), c.own) + 1e-3 * sum(s[n].square().sum() for n in net.parameters)
+
+    net = Net(rng.build(small, 0), dtype=FLOAT)
+    tasks = tasks_of(net, lambda t, k, g: size * torch.ones_like(t))
+    assert UNEQUAL in unstackable(net, with_term(both), tasks)
 
 
 def test_one_received_model_and_several_are_two_things_to_try():
@@ -498,3 +510,12 @@ def test_a_layer_of_ones_own_that_looks_at_values():
 
     fed = federation(model=Clipped, executor="auto", participation=1.0)
     assert fed.explain().startswith("sequential")
+
+
+def test_answers_are_not_kept_for_ever():
+    """An actor gets another object for the same objective in every round."""
+    net = Net(rng.build(small, 0), dtype=FLOAT)
+    tasks = tasks_of(net, STARTS["any"])
+    for _ in range(promise.MANY + 5):
+        assert unstackable(net, with_term(RIGHT["inner"]), tasks) == ""
+    assert len(net.notes["promise"]) == promise.MANY

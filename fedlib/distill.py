@@ -78,8 +78,10 @@ class Student:
         """Whether the other student may be fitted in the same computation."""
         if not isinstance(other, Student) or not isinstance(self.net, Net):
             return False
-        mine, its = ((s.how, len(s.x), s.x.shape[1:], s.net.form) for s in (self, other))
-        return mine == its and choice.overhead_rules(self.net, self.x[:1]) == ""
+        return self._kind() == other._kind() and choice.overhead_rules(self.net, self.x[:1]) == ""
+
+    def _kind(self) -> tuple:
+        return self.how, self.net.form, *((t.shape, t.dtype) for t in (self.x, self.teacher_logits))
 
     def do(self, others: Sequence[Student] = ()) -> None:
         """Fit this student, and the others with it."""

@@ -207,7 +207,8 @@ class Lesson:
         if not isinstance(other, Lesson):
             return False
         mine, its = ((s.algorithm, s.net.form, s.taken, s.counts.shape, s.rate) for s in (self, other))
-        return mine == its
+        classes, noise = self.counts.shape[-1], self.algorithm.teaching.noise_size
+        return mine == its and stacking.faithful(self.net, torch.zeros(1, noise + classes, device=self.net.device))
 
     def do(self, others: Sequence[Lesson] = ()) -> None:
         """Train this generator, and the others with it."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation
 from fedlib.losses import cross_entropy, model_contrastive
 from fedlib.models.net import Net, State
-from fedlib.stacking import Stack
 
 
 class Moon(FedAvg):
@@ -35,14 +32,7 @@ class Moon(FedAvg):
             return super().objective(net, state, x, y, context)
         z = net(state, x, train=True, features=True)
         z_global, z_previous = (net(old, x, features=True) for old in (context.received, context.own))
-        return cross_entropy(self.head(state, z), y) + self.mu * self.contrast(z, z_global, z_previous)
-
-    def head(self, state: State, z: Tensor) -> Tensor:
-        """Logits of representations [B, D] by the network's output layer: one pass gives both."""
-        weight, bias = state["head.weight"], state["head.bias"]
-        if isinstance(state, Stack):
-            return torch.einsum("bkid,kcd->bkic", z, weight) + bias.unsqueeze(1)
-        return linear(z, weight, bias)
+        return cross_entropy(net.linear(state, z), y) + self.mu * self.contrast(z, z_global, z_previous)
 
     def contrast(self, z: Tensor, z_global: Tensor, z_previous: Tensor) -> Tensor:
         """The term beside the cross-entropy, batch mean; representations [B, D]."""

@@ -8,8 +8,8 @@ from torch import Tensor
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation, weighted_mean
+from fedlib.losses import inner
 from fedlib.models.net import Net, State
-from fedlib.stacking import Stack
 
 
 class Scaffold(FedAvg):
@@ -41,10 +41,8 @@ class Scaffold(FedAvg):
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
-        weights = net.weights(state)  # the gradient of <w, c - c_k> is c - c_k
-        keep = 1 if isinstance(weights, Stack) else 0
-        tilt = [(w * context.own[n]).reshape(*w.shape[:keep], -1).sum(-1) for n, w in weights.items()]
-        return super().objective(net, state, x, y, context) + torch.stack(tilt).sum(0)
+        tilt = inner(net.weights(state), context.own)  # the gradient of <w, c - c_k> is c - c_k
+        return super().objective(net, state, x, y, context) + tilt
 
     def upload(self, fed: Federation, client: int, state: State) -> State:
         local, old = fed.local, fed.memory["controls"][client]

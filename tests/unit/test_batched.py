@@ -21,8 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedlib import batched as module
-from fedlib import rng
+from fedlib import promise, rng
 from fedlib.algorithms import FedAvg, FedLSD, FedNTD, FedProx
 from fedlib.batched import batched, unstackable
 from fedlib.data.augment import crop_and_flip
@@ -504,8 +503,8 @@ def test_a_network_without_a_stacked_form_is_refused():
 
 
 def test_the_promise_is_checked_once_for_each_network_and_objective(monkeypatch):
-    calls, real = [], module._broken_promise
-    monkeypatch.setattr(module, "_broken_promise", lambda *args: calls.append(args) or real(*args))
+    calls, real = [], promise._tried
+    monkeypatch.setattr(promise, "_tried", lambda *args: calls.append(args) or real(*args))
     fed = federation(FedNTD(), executor="batched")
     fed.run(3)
     fed.explain()

@@ -59,7 +59,8 @@ def test_the_magnifier_stands_beside_the_words_of_a_search(site, browser, addres
 # and the box itself lies inside the column.
 CUT = """() => {
   for (const box of document.querySelectorAll('article details')) box.open = true;
-  const column = document.querySelector('article').getBoundingClientRect(), found = {cut: [], long: 0, narrow: 1e9};
+  const text = document.querySelector('article') || document.body; // the page of results has none
+  const column = text.getBoundingClientRect(), found = {cut: [], long: 0, narrow: 1e9};
   for (const e of document.querySelectorAll('article pre')) {
     if (!e.clientWidth) continue;
     const style = getComputedStyle(e), what = e.textContent.slice(0, 60);

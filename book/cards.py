@@ -123,7 +123,7 @@ class Card(_Strict):
 
     @property
     def page(self) -> bool:
-        """An executed page of the book itself, about no paper: the leaderboard."""
+        """An executed page of the book itself, about no paper: such as a leaderboard."""
         return self.part is None
 
     @property

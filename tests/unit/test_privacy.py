@@ -170,7 +170,7 @@ def test_impossible_settings_are_errors():
         NoisyFedAvg(1.0, -1.0)
     with pytest.raises(ValueError, match="which is infinite"):
         DPFedAvg(noise=0.1)
-    with pytest.raises(ValueError, match="0 < delta < 1"):
+    with pytest.raises(ValueError, match="delta must be a finite number > 0 and < 1, got"):
         privacy.epsilon(1.0, 10, 0.0)
 
 

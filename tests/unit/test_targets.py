@@ -82,7 +82,7 @@ def test_one_lucky_round_is_enough_without_the_row():
 
 
 def test_a_row_has_at_least_one_round():
-    with pytest.raises(ValueError, match="in_a_row must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="in_a_row must be a whole number of at least 1, got 0"):
         wait([1.0], 0.5, 0)
 
 

@@ -101,7 +101,7 @@ def median(waits: Iterable[Wait]) -> Wait:
     given = list(waits)
     if not given:
         raise ValueError("a median needs at least one waiting time")
-    reached = next((t for t, share in survival(given) if share <= 0.5), None)
+    reached = next((t for t, share in survival(given) if share < 0.5 + 1e-9), None)  # products of ratios round
     return Wait(max(w.rounds for w in given), False) if reached is None else Wait(reached, True)
 
 

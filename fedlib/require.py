@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 import operator
 from collections.abc import Iterable, Iterator
@@ -73,7 +74,6 @@ def share_of_nonsense(*tensors: Tensor) -> str:
     return f"{bad} of {sum(t.numel() for t in tensors)} numbers are NaN or infinite"
 
 
-@torch.no_grad()
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether all numbers of all tensors are finite.
 
@@ -90,7 +90,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
         if small := [t for t in group if t.numel() <= SMALL]:
             sums.append(_flatten_dense_tensors(small).sum())
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum()
-        if not bool(total.isfinite()) and not all(bool(t.isfinite().all()) for t in group):
+        if not cmath.isfinite(total.item()) and not all(bool(t.isfinite().all()) for t in group):
             return False
     return True
 

@@ -1,0 +1,161 @@
+"""What planted faults (tests/faults) showed that no other test would notice: identities that name what each broke."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from federations import FLOAT, Normed, federation, public, same, small
+from torch.nn.functional import cosine_similarity, kl_div, log_softmax, softmax
+
+from fedlib import models
+from fedlib.algorithms import CCVR, FedAvg, FedBN, FedGen, FedMD, FedNTD, FedPer, LGFedAvg, Moon, Scaffold, ccvr
+from fedlib.algorithms.fedgen import Teaching
+from fedlib.calibration import Calibration
+from fedlib.executors import Context
+from fedlib.federation import Local
+from fedlib.models.net import Net
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=FLOAT)
+
+
+# --- CCVR --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "model"),
+    [
+        (lambda: FedBN(weighting="uniform"), Normed),  # another weighting, and a set-up of its own
+        (lambda: LGFedAvg(("head.*", "body.*.weight")), Normed),
+        (lambda: Moon(1.0, 0.7), small),  # keeps a model, and looks at it
+        (lambda: Scaffold(0.9), small),  # sends and receives more than weights
+    ],
+    ids=["FedBN", "LGFedAvg", "Moon", "Scaffold"],
+)
+def test_before_its_extra_round_ccvr_does_in_each_hook_what_its_base_does(base, model):
+    sizes = (4, 7, 8, 13, 20, 6)
+    plain, wrapped = (federation(a, model=model, sizes=sizes) for a in (base(), CCVR(base(), Calibration())))
+    plain.run(4)
+    wrapped.run(4)
+    same(wrapped.state, plain.state)
+    assert wrapped.own.keys() == plain.own.keys()
+    for k, kept in plain.own.items():
+        same(wrapped.own[k], kept)
+    assert wrapped.ledger == plain.ledger
+
+
+def test_every_calibration_draws_virtual_features_of_its_own(monkeypatch):
+    drawn = []
+
+    def watched(*given):
+        drawn.append(ccvr_sample(*given))
+        return drawn[-1]
+
+    ccvr_sample = ccvr.sample
+    monkeypatch.setattr(ccvr, "sample", watched)
+    fed = federation(CCVR(how=Calibration(samples=20, steps=1)))
+    fed.run(2)
+    for number in (2, 2, 3):
+        fed.algorithm.calibrate(fed, number)
+    (first, _), (again, _), (other, _) = drawn
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# --- FedAvg, FedBN ------------------------------------------------------------------------------------
+
+
+def test_what_a_client_keeps_is_no_view_of_all_clients():
+    """Executors that compute clients together hold their states in one piece of memory; to keep a view keeps it all."""
+    fed = federation(FedPer(), executor="batched")
+    fed.run(1)
+    kept = [t for k in fed.sample(0) for t in fed.own[k].values()]
+    assert kept
+    assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in kept)
+
+
+def test_fedbn_adds_to_what_the_federation_keeps_local():
+    fed = federation(FedBN("affine"), model=Normed, sizes=(4, 7, 8, 13, 20, 6), buffers="local")
+    assert set(fed.personal) == {n for n in fed.state if n.startswith("body.1.")}
+
+
+# --- FedMD, FedGen, FedNTD, MOON ---------------------------------------------------------------------
+
+
+def test_the_consensus_of_fedmd_is_that_of_the_last_round():
+    uploads = []
+    fed = federation(FedMD(public()), observers=[lambda fed, seen: uploads.append(seen.uploads) or {}])
+    for _ in range(3):
+        fed.run(1)
+        mean = torch.stack([u["logits"] for u in uploads[-1]]).mean(0)
+        torch.testing.assert_close(fed.memory["consensus"], mean, rtol=1e-12, atol=1e-12)
+
+
+def test_fedmds_clients_go_on_from_all_of_their_own_model():
+    left = {}
+
+    def watch(fed, seen):
+        for k, start, end in zip(seen.clients, seen.received, seen.states, strict=True):
+            same(start, left.get(k, fed.state))
+            left[k] = end
+        return {}
+
+    fed = federation(FedMD(public()), observers=[watch])
+    fed.run(4)
+    assert len(left) == 6
+    assert max(float((left[0][n] - fed.state[n]).abs().max()) for n in fed.state if n.endswith("bias")) > 1e-3
+
+
+def test_generated_features_are_a_clients_own_in_a_round():
+    teaching = Teaching(steps=2, batch_size=6, noise_size=4, hidden=8)
+    fed = federation(FedGen(1.0, 1.0, teaching=teaching, draws=12))
+    fed.run(1)
+
+    def drawn(client, round_):
+        fed.round = round_
+        return fed.algorithm.context(fed, client)
+
+    for name in ("z", "anchors"):
+        assert torch.equal(drawn(0, 1)[name], drawn(0, 1)[name])
+        assert not torch.equal(drawn(0, 1)[name], drawn(1, 1)[name])
+        assert not torch.equal(drawn(0, 1)[name], drawn(0, 2)[name])
+
+
+def test_fedgens_clients_send_their_own_label_counts():
+    seen = []
+    fed = federation(FedGen(1.0, teaching=Teaching(steps=1, noise_size=4, hidden=8)))
+    fed.observers.append(lambda fed, what: seen.append(what) or {})
+    fed.run(1)
+    for k, upload in zip(seen[0].clients, seen[0].uploads, strict=True):
+        assert upload["labels"].tolist() == [int((fed.y[fed.split[k]] == c).sum()) for c in range(3)]
+
+
+@pytest.mark.parametrize(("weight", "extra"), [(10.0, 0.0), (0.0, 2.0)])
+def test_each_of_fedgens_terms_has_its_weight_and_fades(weight, extra):
+    net, x, y = Net(models.MLP(6, (8, 7), 4), dtype=FLOAT), numbers(9, 6), torch.arange(9) % 4
+    own = {"z": numbers(20, 7).relu(), "y": torch.arange(20) % 4, "anchors": numbers(12, 7, seed=1).relu()}
+    plain = FedAvg().objective(net, net.initial(), x, y, Context({}))
+
+    def term(factor, round_):
+        method = FedGen(factor * weight, factor * extra)
+        return float(method.objective(net, net.initial(), x, y, Context({}, own, round_)) - plain)
+
+    assert term(1, 1) > 0
+    assert term(3, 1) == pytest.approx(3 * term(1, 1), rel=1e-10)
+    assert term(1, 10) == pytest.approx(0.98**9 * term(1, 1), rel=1e-10)
+
+
+def test_fedntd_distils_at_its_temperature():
+    logits, teacher, y = numbers(5, 4), numbers(5, 4, seed=1), torch.tensor([0, 3, 1, 2, 0])
+    others = torch.ones(5, 4, dtype=torch.bool).scatter(1, y[:, None], False)
+    student, target = (t[others].view(5, 3) / 2.5 for t in (logits, teacher))
+    expected = 2.5**2 * kl_div(log_softmax(student, 1), softmax(target, 1), reduction="batchmean")
+    assert float(FedNTD(1.0, 2.5).distance(logits, teacher, y)) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_moon_contrasts_at_its_temperature():
+    z, global_, previous = (numbers(5, 4, seed=s) for s in range(3))
+    attract, repel = (cosine_similarity(z, other) / 0.2 for other in (global_, previous))
+    expected = -(attract.exp() / (attract.exp() + repel.exp())).log().mean()
+    assert float(Moon(1.0, 0.2).contrast(z, global_, previous)) == pytest.approx(float(expected), rel=1e-12)

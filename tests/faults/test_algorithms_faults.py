@@ -24,7 +24,7 @@ class TestServerSteps(Planted):
             'fed.seed, "virtual features", number)',
             'fed.seed, "virtual features")',
             "virtual features are the same draws whenever the head is calibrated",
-            tests=("test_ccvr.py",),
+            tests=("test_planted.py::test_every_calibration_draws_virtual_features_of_its_own",),
         ),
         Fault(
             "ccvr-weighs-as-fedavg",
@@ -32,7 +32,7 @@ class TestServerSteps(Planted):
             "self.personal, self.weighting = self.base.personal, self.base.weighting",
             "self.personal = self.base.personal",
             "clients are weighted by samples, whatever the base asks for",
-            tests=("test_ccvr.py",),
+            tests=("test_planted.py::test_before_its_extra_round_ccvr_does_in_each_hook_what_its_base_does[FedBN]",),
         ),
         Fault(
             "fedavg-equal-weights",
@@ -194,7 +194,7 @@ class TestServerSteps(Planted):
             'now = sum(w * u["logits"] for w, u in zip(weights.tolist(), uploads, strict=True))\n'
             '        fed.memory.setdefault("consensus", now)',
             "clients digest the consensus of the first round for ever",
-            tests=("test_fedmd.py",),
+            tests=("test_planted.py::test_the_consensus_of_fedmd_is_that_of_the_last_round",),
             hook="FedMD.aggregate",
         ),
         Fault(
@@ -327,7 +327,7 @@ class TestObjectives(Planted):
             "loss + self.extra * fading * imitation",
             "loss + self.extra * imitation",
             "the divergence keeps its weight over the rounds",
-            tests=("test_fedgen.py",),
+            tests=("test_planted.py::test_each_of_fedgens_terms_has_its_weight_and_fades",),
             hook="FedGen.objective",
         ),
         Fault(
@@ -401,7 +401,7 @@ class TestObjectives(Planted):
             "not_true_distillation(logits, teacher, y, self.temperature)",
             "not_true_distillation(logits, teacher, y)",
             "distillation is at temperature 1, whatever is asked for",
-            tests=("test_fedntd.py::test_convex_form_of_fedlsd",),
+            tests=("test_planted.py::test_fedntd_distils_at_its_temperature",),
             hook="FedNTD.distance",
         ),
         Fault(
@@ -446,7 +446,7 @@ class TestObjectives(Planted):
             "z_previous, self.temperature)",
             "z_previous)",
             "the temperature is 0.5, whatever is asked for",
-            tests=("test_moon.py::test_it_contrasts_projections_with_frozen_models_in_evaluation_mode",),
+            tests=("test_planted.py::test_moon_contrasts_at_its_temperature",),
             hook="Moon.contrast",
         ),
         Fault(
@@ -505,7 +505,7 @@ class TestStates(Planted):
             "self.base.keep(fed, client, state)",
             "super().keep(fed, client, state)",
             "what the base keeps for a client, such as MOON's previous model, is lost",
-            tests=("test_ccvr.py",),
+            tests=("test_planted.py::test_before_its_extra_round_ccvr_does_in_each_hook_what_its_base_does[Moon]",),
             hook="CCVR.keep",
         ),
         Fault(
@@ -523,7 +523,7 @@ class TestStates(Planted):
             "{n: state[n].clone() for n in fed.personal}",
             "{n: state[n] for n in fed.personal}",
             "a client's own parameters are a view that keeps the states of all clients in memory",
-            tests=("test_personal.py",),
+            tests=("test_planted.py::test_what_a_client_keeps_is_no_view_of_all_clients",),
             hook="FedAvg.keep",
         ),
         Fault(
@@ -559,7 +559,7 @@ class TestStates(Planted):
             "kept = set(fed.personal)",
             "kept: set = set()",
             "statistics that the federation keeps local travel again",
-            tests=("test_fedbn.py",),
+            tests=("test_planted.py::test_fedbn_adds_to_what_the_federation_keeps_local",),
             hook="FedBN.setup",
         ),
         Fault(
@@ -568,7 +568,7 @@ class TestStates(Planted):
             'rng.stream(fed.seed, "generated", fed.round, client)',
             'rng.stream(fed.seed, "generated", fed.round)',
             "all clients of a round get the same generated features",
-            tests=("test_fedgen.py",),
+            tests=("test_planted.py::test_generated_features_are_a_clients_own_in_a_round",),
             hook="FedGen.context",
         ),
         Fault(
@@ -577,7 +577,7 @@ class TestStates(Planted):
             'rng.stream(fed.seed, "generated", fed.round, client)',
             'rng.stream(fed.seed, "generated", client)',
             "a client gets the same noise in every round",
-            tests=("test_fedgen.py",),
+            tests=("test_planted.py::test_generated_features_are_a_clients_own_in_a_round",),
             hook="FedGen.context",
         ),
         Fault(
@@ -604,7 +604,7 @@ class TestStates(Planted):
             "label_counts(fed.y, [fed.split[client]]",
             "label_counts(fed.y, [fed.split[0]]",
             "every client sends the label counts of the first",
-            tests=("test_fedgen.py",),
+            tests=("test_planted.py::test_fedgens_clients_send_their_own_label_counts",),
             hook="FedGen.upload",
         ),
         Fault(
@@ -622,7 +622,7 @@ class TestStates(Planted):
             'personal = ("*",)',
             'personal = ("*.weight",)',
             "biases are no longer a client's own: every round begins with those of the start",
-            tests=("test_fedmd.py::test_personal_models_stay",),
+            tests=("test_planted.py::test_fedmds_clients_go_on_from_all_of_their_own_model",),
             hook="FedMD.personal",
         ),
         Fault(
@@ -649,7 +649,7 @@ class TestStates(Planted):
             "range(0 if self.common else fed.clients)",
             "range(fed.clients if self.common else 0)",
             "common heads are drawn apart, and heads that should be apart are common",
-            tests=("test_fedper.py::test_every_client_draws_its_head_once",),
+            tests=("test_fedper.py::test_permuted_labels_permute_the_rows_of_that_head_alone[sequential]",),
             hook="FedPer.setup",
         ),
         Fault(
@@ -658,7 +658,7 @@ class TestStates(Planted):
             "tensor(fed.local.weight_decay,",
             "tensor(0.0,",
             "weight decay shrinks the layers that should be at rest",
-            tests=("test_fedper.py::test_gradients_of_the_two_objectives_are_the_two_parts_of_the_joint_one",),
+            tests=("test_fedper.py::test_fedrep_trains_the_head_first_and_then_the_base[0.1-sequential]",),
             hook="FedRep.context",
         ),
         Fault(

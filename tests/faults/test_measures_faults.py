@@ -111,7 +111,7 @@ class TestMeasures(Planted):
             "return Wait(t - in_a_row + 1, True)",
             "return Wait(t - in_a_row, True)",
             "rounds to a target count from zero",
-            tests=("test_targets.py::test_one_lucky_round_is_enough_without_the_row",),
+            tests=("test_targets.py::test_a_row_at_the_end_may_still_begin_at_its_first_round",),
         ),
         Fault(
             "a-censored-run-has-arrived",
@@ -119,7 +119,7 @@ class TestMeasures(Planted):
             "return (self.rounds, self.rounds) if self.reached else (self.rounds + 1, math.inf)",
             "return (self.rounds, self.rounds)",
             "a run that ended before its target is taken for one that reached it",
-            tests=("test_targets.py::test_a_censored_wait_says_so",),
+            tests=("test_targets.py::test_writing_the_horizon_as_if_reached_hides_a_speed_up",),
         ),
         Fault(
             "under-way-without-those-arriving",
@@ -135,7 +135,7 @@ class TestMeasures(Planted):
             "return low / most, high / least",
             "return low / least, high / most",
             "the bounds of a ratio take the wrong ends",
-            tests=("test_targets.py::test_the_paper_s_own_speed_up",),
+            tests=("test_targets.py::test_bounds_of_a_ratio_hold_what_longer_runs_would_show",),
         ),
         Fault(
             "statistics-keep-the-momentum",
@@ -166,7 +166,7 @@ class TestData(Planted):
             "torch.randperm(len(labels), generator=rng).tensor_split(clients)",
             "torch.arange(len(labels)).tensor_split(clients)",
             "an IID split deals the samples out in their order",
-            tests=("test_partition.py",),
+            tests=("test_partition.py::test_same_stream_same_split[<lambda>0]",),
         ),
         Fault(
             "dirichlet-more-skewed",
@@ -190,7 +190,7 @@ class TestData(Planted):
             "members = members[torch.randperm(len(members), generator=rng)]\n        share",
             "share",
             "within a class the first clients get the first samples",
-            tests=("test_partition.py",),
+            tests=("test_planted.py::test_clients_get_any_samples_of_a_class_not_the_first",),
         ),
         Fault(
             "cap-lifted",
@@ -206,7 +206,7 @@ class TestData(Planted):
             "deal = torch.randperm(clients * per_client, generator=rng)",
             "deal = torch.arange(clients * per_client)",
             "neighbouring shards go to the same client",
-            tests=("test_partition.py",),
+            tests=("test_partition.py::test_shards_of_the_paper",),
         ),
         Fault(
             "shards-of-anything",
@@ -222,7 +222,7 @@ class TestData(Planted):
             "sorted(shuffled, key=lambda c: len(owners[c]))[:classes]",
             "shuffled[:classes]",
             "some classes have many owners and others few",
-            tests=("test_personal.py::test_classes_per_client",),
+            tests=("test_planted.py::test_classes_have_equally_many_owners",),
         ),
         Fault(
             "test-samples-of-all-classes-alike",
@@ -246,7 +246,7 @@ class TestData(Planted):
             "return (pixels - shift) / scale",
             "return pixels / scale - shift",
             "foreign images are divided before the mean is taken away",
-            tests=("test_data.py::test_a_raw_set_standardises_foreign_pixels_as_any_other",),
+            tests=("test_data.py::test_dtype_and_pixels_are_as_asked",),
         ),
         Fault(
             "extras-stay-behind",
@@ -265,7 +265,7 @@ class TestData(Planted):
             "return order[chosen]",
             "return order[chosen].sort().values",
             "a balanced draw comes in the order of the set",
-            tests=("test_data.py",),
+            tests=("test_planted.py::test_a_balanced_subset_is_in_shuffled_order",),
         ),
         Fault(
             "digits-test-part-is-the-beginning",
@@ -273,7 +273,7 @@ class TestData(Planted):
             "(2 * np.arange(share) + 1) * count // (2 * share)",
             "np.arange(share)",
             "the test part of the digits is each class's beginning, not spread over it",
-            tests=("test_data.py::test_digits_are_the_documented_split_in_normal_form",),
+            tests=("test_planted.py::test_the_test_part_of_the_digits_is_spread_over_each_class",),
         ),
         Fault(
             "crops-never-at-the-far-edge",
@@ -297,6 +297,6 @@ class TestData(Planted):
             "- centre + size // 2",
             "- centre",
             "the hole begins at the drawn pixel instead of lying around it",
-            tests=("test_augment.py",),
+            tests=("test_augment.py::test_the_bits_are_pinned[cutout]",),
         ),
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from federations import FLOAT, Normed, federation, public, same, small
 from torch.nn.functional import cosine_similarity, kl_div, log_softmax, softmax
 
-from fedlib import models
-from fedlib.algorithms import CCVR, FedAvg, FedBN, FedGen, FedMD, FedNTD, FedPer, LGFedAvg, Moon, Scaffold, ccvr
+from fedlib import models, partition, rng
+from fedlib.algorithms import CCVR, FedAvg, FedBN, FedGen, FedMD, FedNTD, FedPer, FedRep, LGFedAvg, Moon, Scaffold, ccvr
 from fedlib.algorithms.fedgen import Teaching
 from fedlib.calibration import Calibration
-from fedlib.executors import Context
-from fedlib.federation import Local
+from fedlib.data import digits
+from fedlib.data.dataset import draw
+from fedlib.executors import Context, sequential
 from fedlib.models.net import Net
 
 
@@ -78,6 +80,52 @@ def test_what_a_client_keeps_is_no_view_of_all_clients():
 def test_fedbn_adds_to_what_the_federation_keeps_local():
     fed = federation(FedBN("affine"), model=Normed, sizes=(4, 7, 8, 13, 20, 6), buffers="local")
     assert set(fed.personal) == {n for n in fed.state if n.startswith("body.1.")}
+
+
+# --- draws --------------------------------------------------------------------------------------------
+
+
+def test_every_phase_of_a_round_shuffles_anew():
+    orders = []
+
+    def watched(net, tasks, *rest):
+        orders.append({t.client: t.order for t in tasks})
+        return sequential(net, tasks, *rest)
+
+    fed = federation(FedRep(base_epochs=1), executor=watched)
+    fed.run(1)
+    head, base = orders
+    assert any(not torch.equal(head[k], base[k]) for k in head)
+
+
+def test_clients_get_any_samples_of_a_class_not_the_first():
+    y = torch.arange(400) % 2
+    split = partition.dirichlet(y, 2, 1.0, rng.stream(0, "split"))
+    first = (split[0][y[split[0]] == 0]).tolist()
+    assert 20 < len(first) < 180, "both clients hold some of the class"
+    assert first != list(range(0, 2 * len(first), 2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_have_equally_many_owners(seed):
+    y = torch.arange(600) % 10
+    split = partition.classes_per_client(y, 12, 3, rng.stream(seed, "split"))
+    owners = (partition.label_counts(y, split, 10) > 0).sum(0)
+    assert set(owners.tolist()) <= {3, 4}  # 12 clients with 3 of 10 classes: 3.6 on average
+    assert int(owners.sum()) == 36
+
+
+def test_the_test_part_of_the_digits_is_spread_over_each_class():
+    chosen = digits.split(np.repeat([0, 1], 100), 40).nonzero()[0]
+    assert chosen.tolist() == list(range(2, 200, 5))
+
+
+def test_a_balanced_subset_is_in_shuffled_order():
+    labels = torch.arange(300) % 3
+    index = draw(labels, 90, 3, rng.stream(0, "subset"), balanced=True)
+    assert labels[index].bincount().tolist() == [30, 30, 30]
+    assert index.tolist() != sorted(index.tolist())
+    assert len(set(labels[index[:30]].tolist())) == 3, "classes are mixed"
 
 
 # --- FedMD, FedGen, FedNTD, MOON ---------------------------------------------------------------------

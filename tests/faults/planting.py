@@ -76,9 +76,9 @@ class UnitTests:
 
     def __init__(self, tree: Path):
         self.tree = tree.resolve()
-        sources = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / "fedlib", self.tree / "fedlib", ignore=sources)
-        shutil.copytree(REPOSITORY / "tests" / "unit", self.tree / "tests" / "unit", ignore=sources)
+        # Compiled tests may come along, for they stay as they are; a module compiled without its fault must not.
+        shutil.copytree(REPOSITORY / "fedlib", self.tree / "fedlib", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / "tests" / "unit", self.tree / "tests" / "unit")
         shutil.copytree(REPOSITORY / "data", self.tree / "data", ignore=shutil.ignore_patterns("cache"))
         shutil.copy(REPOSITORY / "pyproject.toml", self.tree)
 

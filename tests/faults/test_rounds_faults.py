@@ -202,10 +202,7 @@ class TestRounds(Planted):
             "self.algorithm.context(self, k), self.round)",
             "self.algorithm.context(self, k), self.round + 1)",
             "an objective is told the number of the next round",
-            tests=(
-                "test_fedgen.py::test_weights_fade_from_round_to_round",
-                "test_federation.py::test_divergence_in_a_later_round_is_numbered_from_zero[sequential]",
-            ),
+            tests=("test_federation.py::test_divergence_in_a_later_round_is_numbered_from_zero[sequential]",),
         ),
         Fault(
             "received-is-what-was-left",
@@ -221,15 +218,7 @@ class TestRounds(Planted):
             "if self.prepare and x.dtype == self.x.dtype:",
             "if self.prepare and x.dtype != self.x.dtype:",
             "ready samples are prepared once more, and raw ones are not",
-            tests=("test_input.py::test_bytes_everywhere_are_what_ready_samples_are",),
-        ),
-        Fault(
-            "jobs-of-others-are-dropped",
-            "federation.py",
-            "jobs = [job for job in jobs[1:] if job not in same]",
-            "jobs = []",
-            "of federations side by side only those of the first kind do their work",
-            tests=("test_together.py::test_clients_that_differ_are_trained_apart",),
+            tests=("test_input.py::test_ready_samples_are_left_as_they_are_beside_raw_ones",),
         ),
         Fault(
             "different-rates-are-one-call",
@@ -237,7 +226,7 @@ class TestRounds(Planted):
             "self.executor, self.objective, self.optimiser, self.lr, self.net.form",
             "self.executor, self.objective, self.optimiser, self.net.form",
             "federations in rounds of different learning rates are trained with one of them",
-            tests=("test_together.py",),
+            tests=("test_planted.py::test_side_by_side_each_federation_has_the_rate_that_its_own_decay_leaves",),
         ),
     )
 
@@ -348,7 +337,7 @@ class TestWhatRoundsLeave(Planted):
             '"\\x1f".join(',
             '"".join(',
             "keys run into one another",
-            tests=("test_rng.py::test_a_number_is_not_its_text_and_borders_count",),
+            tests=("test_planted.py::test_keys_do_not_run_into_one_another",),
         ),
         Fault(
             "several-streams-in-another-order",
@@ -364,7 +353,7 @@ class TestWhatRoundsLeave(Planted):
             '_KEPT = ("state", "own", "memory", "history")',
             '_KEPT = ("state", "own", "history")',
             "a resumed server has forgotten its momentum or its controls",
-            tests=("test_checkpoint.py::test_resumed_run_has_the_bits_of_an_uninterrupted_one[FedAvgM]",),
+            tests=("test_planted.py::test_a_restored_federation_has_all_that_was_kept[FedAvgM]",),
         ),
         Fault(
             "own-not-restored",
@@ -372,7 +361,7 @@ class TestWhatRoundsLeave(Planted):
             '_KEPT = ("state", "own", "memory", "history")',
             '_KEPT = ("state", "memory", "history")',
             "resumed clients have forgotten what they kept",
-            tests=("test_checkpoint.py::test_resumed_run_has_the_bits_of_an_uninterrupted_one[FedPer]",),
+            tests=("test_planted.py::test_a_restored_federation_has_all_that_was_kept[FedPer]",),
         ),
         Fault(
             "ledger-starts-anew",
@@ -380,7 +369,7 @@ class TestWhatRoundsLeave(Planted):
             'fed.round, fed.ledger.down, fed.ledger.up = about["round"], about["down"], about["up"]',
             'fed.round = about["round"]',
             "bytes of the rounds before an interruption are not counted",
-            tests=("test_checkpoint.py::test_resumed_run_has_the_bits_of_an_uninterrupted_one[FedAvgM]",),
+            tests=("test_planted.py::test_a_restored_federation_has_all_that_was_kept[FedPer]",),
         ),
         Fault(
             "interruption-in-a-round-keeps-its-half",
@@ -388,7 +377,7 @@ class TestWhatRoundsLeave(Planted):
             "fed.state, fed.own, fed.memory = self.state, self.own, self.memory",
             "fed.state, fed.own = self.state, self.own",
             "after an interruption, the memory of half a round stays",
-            tests=("test_checkpoint.py::test_every_point_does_interrupt_and_the_same_federation_can_go_on",),
+            tests=("test_planted.py::test_a_round_that_broke_off_leaves_nothing_in_the_servers_memory",),
         ),
         Fault(
             "order-in-memory-is-lost",

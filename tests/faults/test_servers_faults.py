@@ -31,7 +31,7 @@ class TestDistillation(Planted):
             "net(state, x[rows], train=True)",
             "net(state, x[rows])",
             "the student's BatchNorm does not learn from the inputs",
-            tests=("test_distill.py::test_distil_is_adam_with_cosine_on_kl_div",),
+            tests=("test_feddf.py::test_student_trains_and_teachers_do_not",),
         ),
         Fault(
             "students-together-in-evaluation-mode",
@@ -121,7 +121,7 @@ class TestDistillation(Planted):
             "rng.stream(*key, c)",
             "rng.stream(*key)",
             "all classes get the same noise",
-            tests=("test_ccvr.py",),
+            tests=("test_planted.py::test_virtual_features_of_each_class_have_noise_of_their_own",),
         ),
         Fault(
             "head-learns-by-sums",
@@ -169,7 +169,7 @@ class TestDistillation(Planted):
             'rng.stream(fed.seed, "swag", fed.round)',
             'rng.stream(fed.seed, "swag")',
             "every round draws the same teachers around the clients",
-            tests=("test_sources.py",),
+            tests=("test_planted.py::test_swags_teachers_are_drawn_anew_in_every_round",),
         ),
         Fault(
             "swa-counts-from-the-second",

@@ -230,7 +230,7 @@ class TestTogether(Planted):
             "rng.stream(*self.key, i)) if self.augment",
             "rng.stream(*self.key)) if self.augment",
             "every batch of a round is changed with the same draws",
-            tests=("test_batched.py::test_equal_with_a_plain_augmentation",),
+            tests=("test_planted.py::test_every_batch_of_every_round_is_changed_by_draws_of_its_own",),
         ),
         Fault(
             "the-start-is-trained",

@@ -5,17 +5,33 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from federations import FLOAT, Normed, federation, public, same, small
-from torch.nn.functional import cosine_similarity, kl_div, log_softmax, softmax
+from federations import ALGORITHMS, FLOAT, Normed, everything, federation, public, same, small
+from torch.nn.functional import cosine_similarity, cross_entropy, kl_div, log_softmax, softmax
 
-from fedlib import models, partition, rng
-from fedlib.algorithms import CCVR, FedAvg, FedBN, FedGen, FedMD, FedNTD, FedPer, FedRep, LGFedAvg, Moon, Scaffold, ccvr
+from fedlib import checkpoint, models, partition, rng
+from fedlib.algorithms import (
+    CCVR,
+    FedAvg,
+    FedAvgM,
+    FedBN,
+    FedGen,
+    FedMD,
+    FedNTD,
+    FedPer,
+    FedRep,
+    LGFedAvg,
+    Moon,
+    Scaffold,
+    ccvr,
+)
 from fedlib.algorithms.fedgen import Teaching
-from fedlib.calibration import Calibration
+from fedlib.calibration import Calibration, Moments, sample
 from fedlib.data import digits
 from fedlib.data.dataset import draw
 from fedlib.executors import Context, sequential
+from fedlib.federation import Local, together
 from fedlib.models.net import Net
+from fedlib.swa import SWAGTeachers
 
 
 def numbers(*shape, seed=0):
@@ -82,7 +98,61 @@ def test_fedbn_adds_to_what_the_federation_keeps_local():
     assert set(fed.personal) == {n for n in fed.state if n.startswith("body.1.")}
 
 
+# --- the round loop -----------------------------------------------------------------------------------
+
+
+def test_the_loss_of_a_round_is_the_mean_over_its_clients():
+    """Steps of no length leave every batch's loss what it was at the start."""
+    fed = federation(local=Local(3, 10**6, 1e-15), participation=0.6)
+    fed.run(1)
+    each = [cross_entropy(fed.net.predict(fed.state, fed.x[fed.split[k]]), fed.y[fed.split[k]]) for k in fed.sample(0)]
+    assert fed.history[0]["loss"] == pytest.approx(float(torch.stack(each).mean()), abs=1e-12)
+
+
+@pytest.mark.parametrize("executor", ["sequential", "batched"])
+def test_side_by_side_each_federation_has_the_rate_that_its_own_decay_leaves(executor):
+    method, rates = FedAvg(), (1.0, 0.5)
+    alone, beside = (
+        [federation(method, local=Local(1, 8, 0.2, lr_decay=decay), executor=executor) for decay in rates]
+        for _ in range(2)
+    )
+    for fed in alone:
+        fed.run(3)
+    together(beside, 3)
+    for one, other in zip(beside, alone, strict=True):
+        same(one.state, other.state, 1e-10)
+    assert float((alone[0].state["head.weight"] - alone[1].state["head.weight"]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["FedAvgM", "FedPer", "Scaffold", "FedGen"])
+def test_a_restored_federation_has_all_that_was_kept(name, tmp_path):
+    fed, again = federation(ALGORITHMS[name]()), federation(ALGORITHMS[name]())
+    fed.run(2)
+    checkpoint.save(fed, tmp_path / "kept")
+    checkpoint.restore(again, tmp_path / "kept")
+    same(everything(again), everything(fed))
+    assert (again.ledger, again.history, again.round) == (fed.ledger, fed.history, 2)
+
+
+def test_a_round_that_broke_off_leaves_nothing_in_the_servers_memory(tmp_path):
+    def breaks(fed, seen):
+        if seen.number == 2:
+            raise InterruptedError
+        return {}
+
+    whole, broken = federation(FedAvgM(0.9)), federation(FedAvgM(0.9), observers=[breaks])
+    whole.run(2)
+    with pytest.raises(InterruptedError):
+        checkpoint.play(broken, 5, tmp_path / "kept")
+    same(everything(broken), everything(whole))
+    assert broken.ledger == whole.ledger
+
+
 # --- draws --------------------------------------------------------------------------------------------
+
+
+def test_keys_do_not_run_into_one_another():
+    assert rng.key("a", "b") != rng.key("astr:b")
 
 
 def test_every_phase_of_a_round_shuffles_anew():
@@ -96,6 +166,36 @@ def test_every_phase_of_a_round_shuffles_anew():
     fed.run(1)
     head, base = orders
     assert any(not torch.equal(head[k], base[k]) for k in head)
+
+
+def test_every_batch_of_every_round_is_changed_by_draws_of_its_own():
+    seeds = []
+
+    def watched(x, generator):
+        seeds.append(generator.initial_seed())
+        return x
+
+    fed = federation(local=Local(2, 8, 0.1, augment=watched), participation=1.0)
+    fed.run(3)
+    assert len(seeds) == 3 * 2 * sum(-(-len(rows) // 8) for rows in fed.split)
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_virtual_features_of_each_class_have_noise_of_their_own():
+    same_spread = Moments(torch.ones(2, dtype=FLOAT), numbers(2, 3), torch.eye(3, dtype=FLOAT).expand(2, 3, 3))
+    z, y = sample(same_spread, [4, 4], 0, "virtual")
+    first, second = (z[y == c] - same_spread.mean[c] for c in range(2))
+    assert float((first - second).abs().max()) > 0.1
+
+
+def test_swags_teachers_are_drawn_anew_in_every_round():
+    fed, teachers = federation(), SWAGTeachers(samples=1, clients=False)
+    uploads = [{n: t + i for n, t in fed.state.items()} for i in range(3)]
+    (first,), (again,) = teachers(fed, uploads), teachers(fed, uploads)
+    fed.round = 1
+    (other,) = teachers(fed, uploads)
+    same(first, again)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
 def test_clients_get_any_samples_of_a_class_not_the_first():

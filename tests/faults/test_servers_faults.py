@@ -216,7 +216,7 @@ class TestSourcesAndWires(Planted):
             "{n: t.detach() for n, t in s.items()} for s in states",
             "dict(s) for s in states",
             "gradients flow into the teachers",
-            tests=("test_sources.py",),
+            tests=("test_planted.py::test_nothing_flows_into_the_teachers_of_an_ensemble",),
         ),
         Fault(
             "similarity-by-one-norm",
@@ -234,7 +234,7 @@ class TestSourcesAndWires(Planted):
             "scale * (similarity - low) / (high - low) + FLOOR",
             "scale * (similarity - low) + FLOOR",
             "concentrations are not brought to [0, scale]",
-            tests=("test_sources.py",),
+            tests=("test_sources.py::test_soft_labels_sum_to_one_and_have_their_class_on_top",),
         ),
         Fault(
             "labels-of-any-class",
@@ -266,7 +266,7 @@ class TestSourcesAndWires(Planted):
             "first = torch.argsort(exact - counts, dim=-1, descending=True, stable=True)",
             "first = torch.argsort(exact - counts, dim=-1, stable=True)",
             "what is left over goes to the classes with the smallest remainder",
-            tests=("test_sources.py::test_allocation_is_whole_complete_and_near_the_shares",),
+            tests=("test_planted.py::test_what_is_left_over_goes_to_the_largest_remainders",),
         ),
         Fault(
             "in-turn-on-the-whole-pool",
@@ -282,7 +282,7 @@ class TestSourcesAndWires(Planted):
             "h.var(1, correction=0) - variance",
             "h.var(1) - variance",
             "the statistics term compares with an unbiased variance",
-            tests=("test_sources.py",),
+            tests=("test_sources.py::test_the_statistics_term_brings_batches_nearer_to_what_batchnorm_remembers",),
         ),
         Fault(
             "generator-helps-the-student",
@@ -314,7 +314,7 @@ class TestSourcesAndWires(Planted):
             'fed.memory.update({f"generator.{n}": t.detach()',
             'fed.memory.update({f"generators.{n}": t.detach()',
             "the generator starts anew in every round",
-            tests=("test_sources.py::test_the_generator_survives_a_checkpoint_to_the_bit",),
+            tests=("test_planted.py::test_the_adversarial_generator_goes_on_from_round_to_round",),
         ),
         Fault(
             "ties-are-sent",
@@ -378,7 +378,7 @@ class TestSourcesAndWires(Planted):
             'self.bound, self.noise, self.weighting = bound, noise, "uniform"',
             "self.bound, self.noise = bound, noise",
             "the private FedDF weighs clients by samples, so that one may move the average by more than its bound",
-            tests=("test_privacy.py",),
+            tests=("test_privacy.py::test_weights_by_samples_would_break_the_sensitivity",),
         ),
         Fault(
             "epsilon-of-one-round",

@@ -47,7 +47,7 @@ class TestLosses(Planted):
             "(others >= target.unsqueeze(-1))",
             "(others > target.unsqueeze(-1))",
             "the class after the true one is taken out in its place",
-            tests=("test_fedntd.py::test_two_classes_leave_nothing_to_distil",),
+            tests=("test_fedntd.py::test_the_label_is_removed_whether_or_not_the_teacher_is_right",),
         ),
         Fault(
             "proximal-without-half",
@@ -217,14 +217,6 @@ class TestTogether(Planted):
             tests=("test_federation.py::test_round_loop_equals_a_derivation_by_hand[0.0-0.0-0.6-sequential]",),
         ),
         Fault(
-            "last-batch-not-among-the-sizes",
-            "executors.py",
-            "((self.batch_size,) * full + (rest,) * (rest > 0))",
-            "((self.batch_size,) * full or (rest,))",
-            "clients computed together leave an epoch's last batch out",
-            tests=("test_federation.py::test_round_loop_equals_a_derivation_by_hand[0.0-0.0-0.6-batched]",),
-        ),
-        Fault(
             "augmentation-the-same-at-every-step",
             "executors.py",
             "rng.stream(*self.key, i)) if self.augment",
@@ -257,7 +249,7 @@ class TestTogether(Planted):
             "real = np.arange(width)[:, None] < counts[:, None]",
             "real = np.arange(width)[:, None] <= counts[:, None]",
             "the first padded sample of a batch counts",
-            tests=("test_federation.py::test_round_loop_equals_a_derivation_by_hand[0.0-0.0-0.6-batched]",),
+            tests=("test_planted.py::test_training_together_is_training_alone_unchecked[FedAvg-small-None]",),
         ),
         Fault(
             "small-batches-weigh-less",
@@ -265,7 +257,7 @@ class TestTogether(Planted):
             "real / np.maximum(counts, 1)[:, None]",
             "real / width",
             "a smaller batch is divided by the size of the largest",
-            tests=("test_federation.py::test_round_loop_equals_a_derivation_by_hand[0.0-0.0-0.6-batched]",),
+            tests=("test_planted.py::test_training_together_is_training_alone_unchecked[FedAvg-small-None]",),
         ),
         Fault(
             "batchnorm-counts-padding",
@@ -273,7 +265,7 @@ class TestTogether(Planted):
             "None if plan.even[i] else plan.counts[i, :k]",
             "None",
             "BatchNorm normalises by the padding, too",
-            tests=("test_batched.py::test_equal_with_batchnorm_under_each_policy",),
+            tests=("test_planted.py::test_training_together_is_training_alone_unchecked[FedAvg-Normed-None]",),
         ),
         Fault(
             "velocity-starts-anew-when-a-client-ends",
@@ -281,7 +273,7 @@ class TestTogether(Planted):
             "velocity = velocity or memory",
             "velocity = {}",
             "clients that go on lose their momentum when another one is done",
-            tests=("test_federation.py::test_round_loop_equals_a_derivation_by_hand[0.9-0.01-0.6-batched]",),
+            tests=("test_planted.py::test_training_together_is_training_alone_unchecked[FedAvg-small-None]",),
         ),
         Fault(
             "losses-in-the-order-of-work",
@@ -297,7 +289,7 @@ class TestTogether(Planted):
             "streams = [rng.stream(*t.key, i) for t in self.tasks[:k]]",
             "streams = [rng.stream(*self.tasks[0].key, i) for t in self.tasks[:k]]",
             "all clients' images are changed with the draws of one",
-            tests=("test_batched.py::test_equal_with_a_plain_augmentation",),
+            tests=("test_planted.py::test_training_together_is_training_alone_unchecked[FedAvg-small-noisy]",),
         ),
         Fault(
             "one-received-model-for-all",
@@ -305,7 +297,7 @@ class TestTogether(Planted):
             "if any(t.context.received is not received for t in tasks):",
             "if any(t.context.received.keys() != received.keys() for t in tasks):",
             "clients that received different models get the first one's as their anchor",
-            tests=("test_batched.py",),
+            tests=("test_planted.py::test_training_together_is_training_alone_unchecked[personal-small-None]",),
         ),
         Fault(
             "two-datasets-taken-for-one",
@@ -361,7 +353,7 @@ class TestTogether(Planted):
             "resident = self._train if train else self._eval",
             "resident = self._eval",
             "clients computed together train in evaluation mode",
-            tests=("test_stacking.py::test_every_client_gets_what_the_plain_network_gives_it_alone",),
+            tests=("test_planted.py::test_training_together_is_training_alone_unchecked[FedAvg-Normed-None]",),
         ),
         Fault(
             "batches-not-counted",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -25,12 +28,16 @@ from fedlib.algorithms import (
     ccvr,
 )
 from fedlib.algorithms.fedgen import Teaching
+from fedlib.batched import train_stacked
 from fedlib.calibration import Calibration, Moments, sample
 from fedlib.data import digits
 from fedlib.data.dataset import draw
 from fedlib.executors import Context, sequential
 from fedlib.federation import Local, together
 from fedlib.models.net import Net
+from fedlib.sources import impressions
+from fedlib.sources.generator import Adversarial, MLPGenerator
+from fedlib.sources.server import Ensemble, SourcedFedDF
 from fedlib.swa import SWAGTeachers
 
 
@@ -148,6 +155,44 @@ def test_a_round_that_broke_off_leaves_nothing_in_the_servers_memory(tmp_path):
     assert broken.ledger == whole.ledger
 
 
+def test_the_adversarial_generator_goes_on_from_round_to_round():
+    source = Adversarial(partial(MLPGenerator, (5,), 4, 6), latent=4, batches=2, student_steps=1, batch_size=6)
+    fed = federation(SourcedFedDF(source))
+    seen = [source.network(fed)[1]]
+    for _ in range(2):
+        fed.run(1)
+        seen.append(source.network(fed)[1])
+    for before, after in pairwise(seen):
+        assert min(float((after[n] - before[n]).abs().max()) for n in after) > 1e-4
+
+
+def noisy(x, generator):
+    return x + 0.3 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "augment"),
+    [
+        ("FedAvg", small, None),
+        ("FedAvg", Normed, None),
+        ("FedAvg", small, noisy),
+        ("personal", small, None),  # each client has received another model
+        ("FedMD, kl", small, None),
+    ],
+)
+def test_training_together_is_training_alone_unchecked(name, model, augment):
+    """Without the trial that comes before it elsewhere, which would refuse what is wrong and hide where it is."""
+    sizes = (4, 7, 8, 13, 20, 6)  # no batch of one sample, which has no variance
+    local = Local(2, 8, 0.1, momentum=0.9, augment=augment)
+    one, all_ = (
+        federation(ALGORITHMS[name](), model=model, sizes=sizes, local=local, executor=e, participation=1.0)
+        for e in (sequential, train_stacked)
+    )
+    one.run(3)
+    all_.run(3)
+    same(everything(all_), everything(one), 1e-10)
+
+
 # --- draws --------------------------------------------------------------------------------------------
 
 
@@ -196,6 +241,20 @@ def test_swags_teachers_are_drawn_anew_in_every_round():
     (other,) = teachers(fed, uploads)
     same(first, again)
     assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+@pytest.mark.parametrize("teachers", [1, 2])
+def test_nothing_flows_into_the_teachers_of_an_ensemble(teachers):
+    net, x = Net(small(), dtype=FLOAT), numbers(7, 5).requires_grad_()
+    states = [{n: t.requires_grad_() for n, t in net.initial().items()} for _ in range(teachers)]
+    ensemble = Ensemble(net, states, x[:1].detach())
+    assert not ensemble(x.detach()).requires_grad
+    assert float(torch.autograd.grad(ensemble(x).square().sum(), x)[0].abs().max()) > 0
+
+
+def test_what_is_left_over_goes_to_the_largest_remainders():
+    shares = torch.tensor([[0.46, 0.34, 0.2], [0.14, 0.57, 0.29]])
+    assert impressions.allocate(10, shares).tolist() == [[5, 3, 2], [1, 6, 3]]
 
 
 def test_clients_get_any_samples_of_a_class_not_the_first():

@@ -300,14 +300,6 @@ class TestTogether(Planted):
             tests=("test_planted.py::test_training_together_is_training_alone_unchecked[personal-small-None]",),
         ),
         Fault(
-            "two-datasets-taken-for-one",
-            "batched.py",
-            "ends = np.cumsum([len(own) for own in samples])",
-            "ends = np.cumsum([len(samples[0]) for own in samples])",
-            "with several data sets, clients get one another's samples",
-            tests=("test_together.py::test_each_seed_has_its_numbers_in_one_computation",),
-        ),
-        Fault(
             "running-variance-biased",
             "stacking.py",
             "var.lerp_(spread * count / (count - 1), layer.momentum)",
@@ -345,7 +337,7 @@ class TestTogether(Planted):
             "F.layer_norm(each, layer.normalized_shape, eps=layer.eps)",
             "F.layer_norm(each, layer.normalized_shape)",
             "LayerNorm takes the usual epsilon, whatever the layer has",
-            tests=("test_stacking.py::test_every_client_gets_what_the_plain_network_gives_it_alone",),
+            tests=("test_planted.py::test_stacked_layers_have_the_epsilon_of_their_own[LayerNorm]",),
         ),
         Fault(
             "stacked-layers-never-train",

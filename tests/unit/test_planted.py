@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from federations import ALGORITHMS, FLOAT, Normed, everything, federation, public, same, small
+from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy, kl_div, log_softmax, softmax
 
-from fedlib import checkpoint, models, partition, rng
+from fedlib import checkpoint, models, partition, rng, stacking
 from fedlib.algorithms import (
     CCVR,
     FedAvg,
@@ -191,6 +192,20 @@ def test_training_together_is_training_alone_unchecked(name, model, augment):
     one.run(3)
     all_.run(3)
     same(everything(all_), everything(one), 1e-10)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.LayerNorm(6, eps=0.5), nn.GroupNorm(2, 6, eps=0.5), nn.BatchNorm1d(6, eps=0.5)],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_stacked_layers_have_the_epsilon_of_their_own(norm):
+    net = Net(nn.Sequential(nn.Linear(5, 6), norm, nn.Linear(6, 3)), dtype=FLOAT)
+    states = [{n: t + 0.1 * i for n, t in net.initial().items()} for i in range(2)]
+    x = numbers(7, 2, 5)
+    found = stacking.stacked(net)(stacking.take(states), x.unsqueeze(2)).squeeze(2)
+    for k, state in enumerate(states):
+        torch.testing.assert_close(found[:, k], net(state, x[:, k]), rtol=1e-12, atol=1e-12)
 
 
 # --- draws --------------------------------------------------------------------------------------------

@@ -1,0 +1,86 @@
+"""Chapters that run on a copy of fedlib with a planted fault, and what `check` then says."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from planting import REPOSITORY, Fault, planted
+
+from book import chapters, checks, execute, reference
+
+PROFILE = "smoke"
+
+
+class Chapters:
+    """A copy of the book, as far as smoke runs and `check` need it, in the folder ``tree``."""
+
+    def __init__(self, tree: Path):
+        self.tree = tree.resolve()
+        for folder in ("fedlib", "data"):
+            left = shutil.ignore_patterns("__pycache__", "cache")
+            shutil.copytree(REPOSITORY / folder, self.tree / folder, ignore=left)
+        for name in ("requirements.txt", "book/entries.yml", "book/references.bib"):
+            (self.tree / name).parent.mkdir(exist_ok=True)
+            shutil.copy(REPOSITORY / name, self.tree / name)
+
+    def planted(self, fault: Fault) -> AbstractContextManager[None]:
+        """The fault in this copy of fedlib."""
+        return planted(fault, self.tree)
+
+    def problems(self, slug: str) -> list[str]:
+        """Metrics and verdicts of the chapter's smoke run, made anew, that `check` reports.
+
+        AssertionError when the chapter does not run: a fault that stops it is none.
+        """
+        self._run(slug)
+        found = checks.check([slug], PROFILE).problems
+        return [problem for problem in found if problem.startswith(f"{slug}, {PROFILE}, ")]
+
+    def add(self, slug: str) -> None:
+        """The chapter with its evidence; to be called before a fault is planted.
+
+        Without evidence at this profile, what the right code gives here is taken for it.
+        """
+        home = self.tree / "papers" / slug
+        if home.exists():
+            return
+        shutil.copytree(REPOSITORY / "papers" / slug, home)
+        golden = Path("tests", "golden", f"{slug}.ipynb")
+        (self.tree / golden).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / golden, self.tree / golden)
+        if not chapters.evidence_path(slug, PROFILE).exists():
+            self._run(slug)
+            reference.accept(slug, PROFILE)
+
+    def _run(self, slug: str) -> None:
+        record = execute.run_chapter(slug, PROFILE, {}, force=True)
+        assert record["status"] == "ok", f"{slug} does not run: {record['error']}"
+
+
+class PlantedUnderChapters:
+    """The tests of a list of such faults; a subclass is one unit of work for pytest-xdist."""
+
+    faults: ClassVar[tuple[Fault, ...]]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One test a chapter with the right code, and one a fault."""
+        if "fault" in metafunc.fixturenames:
+            metafunc.parametrize("fault", metafunc.cls.faults, ids=lambda fault: fault.id)
+        if "slug" in metafunc.fixturenames:
+            metafunc.parametrize("slug", list(dict.fromkeys(fault.chapter for fault in metafunc.cls.faults)))
+
+    def test_the_right_code_passes(self, slug: str, copied: Chapters) -> None:
+        """Otherwise `check` would report anything."""
+        copied.add(slug)
+        assert copied.problems(slug) == []
+
+    def test_check_reports_it(self, fault: Fault, copied: Chapters) -> None:
+        """`check` names the chapter, and metrics or verdicts that moved."""
+        copied.add(fault.chapter)
+        with copied.planted(fault):
+            problems = copied.problems(fault.chapter)
+        assert problems, f"check says nothing: {fault.why} ({fault.id})"

@@ -1,0 +1,96 @@
+"""A process that has torch and pytest in memory, but not fedlib, and runs unit tests in a fork of itself for each job.
+
+``python forks.py TREE`` reads one JSON list of test ids a line and answers with one line of JSON: the exit status of
+pytest, and for each test that failed, where and by which exception. Every fork imports the fedlib of TREE afresh, as it
+lies there at that moment: importing torch, which costs more than most tests, is paid for once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.optim
+
+LIMIT = 120  # seconds; a fault may make a loop that does not end
+
+
+class Seen:
+    """A plugin that notes how each test ended, and what could not be collected."""
+
+    def __init__(self) -> None:
+        self.passed: list[str] = []
+        self.failed: dict[str, dict[str, Any]] = {}
+        self.broken: list[str] = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+        report = yield
+        if report.failed and call.excinfo is not None:
+            error = call.excinfo.value
+            asserted = call.when == "call" and isinstance(error, AssertionError | pytest.fail.Exception)
+            text = next(iter(str(error).splitlines()), "")
+            self.failed[item.nodeid] = {"asserted": asserted, "error": f"{type(error).__name__}: {text}"[:200]}
+        elif call.when == "call" and report.passed:
+            self.passed.append(item.nodeid)
+        return report
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.broken.append(str(report.longrepr).strip().splitlines()[-1])
+
+
+def run(tree: Path, tests: list[str]) -> dict[str, Any]:
+    """Run the tests in this process."""
+    import fedlib
+
+    home = Path(fedlib.__file__).parents[1]
+    assert home == tree, f"the fedlib of {home} is imported instead of that of {tree}"
+    os.chdir(tree)
+    seen = Seen()
+    quiet = ["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-c", "pyproject.toml", "--rootdir", str(tree)]
+    status = pytest.main([*quiet, *tests], plugins=[seen])
+    return {"status": int(status), "passed": seen.passed, "failed": seen.failed, "broken": seen.broken}
+
+
+def forked(tree: Path, tests: list[str]) -> dict[str, Any]:
+    """Run them in a fork; what a test prints is lost."""
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        signal.alarm(LIMIT)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+        try:
+            answer = run(tree, tests)
+        except BaseException as error:
+            answer = {"status": -1, "passed": [], "failed": {}, "broken": [f"{type(error).__name__}: {error}"]}
+        with os.fdopen(write, "w") as pipe:
+            json.dump(answer, pipe)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    _, ended = os.waitpid(child, 0)
+    return json.loads(text) if text else {
+        "status": -1, "passed": [], "failed": {}, "broken": [f"the process ended with status {ended}"],
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    tree = Path(sys.argv[1]).resolve()
+    sys.path.insert(0, str(tree))
+    sys.dont_write_bytecode = True
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        print(json.dumps(forked(tree, json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

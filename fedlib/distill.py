@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlib import choice, stacking
+from fedlib import choice, require, stacking
 from fedlib.losses import kd
 from fedlib.models.net import Net, State, clone
 from fedlib.optim import Adam, Memory, clip_norm
@@ -27,6 +27,12 @@ class Distillation:
     lr: float = 1e-3
     temperature: float = 1.0
     max_norm: float | None = 5.0
+
+    def __post_init__(self) -> None:
+        require.whole("steps", self.steps)
+        require.whole("batch_size", self.batch_size, 1)
+        for name in ("lr", "temperature", *(["max_norm"] if self.max_norm is not None else [])):
+            require.real(name, getattr(self, name), above=0)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: half a cosine from ``lr`` down to zero."""

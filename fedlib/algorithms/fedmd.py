@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, arange
 
+from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation, Phase
@@ -27,7 +28,7 @@ class FedMD(FedAvg):
     def __init__(self, public: Tensor, digest_epochs: int = 1, digest: str = "kl"):
         if digest not in ("kl", "mae"):
             raise ValueError(f"digest must be 'kl' or 'mae', got {digest!r}")
-        self.public, self.digest_epochs, self.digest = public, digest_epochs, digest
+        self.public, self.digest_epochs, self.digest = public, require.whole("digest_epochs", digest_epochs), digest
 
     def broadcast(self, fed: Federation) -> State:
         return dict(fed.memory)

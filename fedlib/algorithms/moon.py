@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation
@@ -22,9 +23,8 @@ class Moon(FedAvg):
     """
 
     def __init__(self, mu: float = 1.0, temperature: float = 0.5):
-        if mu < 0 or not temperature > 0:
-            raise ValueError(f"mu >= 0 and temperature > 0 are needed, got {mu} and {temperature}")
-        self.mu, self.temperature = mu, temperature
+        self.mu = require.real("mu", mu, least=0)
+        self.temperature = require.real("temperature", temperature, above=0)
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:

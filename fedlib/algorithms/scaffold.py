@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation, weighted_mean
@@ -25,7 +26,7 @@ class Scaffold(FedAvg):
     def __init__(self, server_lr: float = 1.0, weighting: str = "uniform"):
         if weighting not in ("uniform", "samples"):
             raise ValueError(f"weighting must be 'uniform' or 'samples', got {weighting!r}")
-        self.server_lr, self.weighting = server_lr, weighting
+        self.server_lr, self.weighting = require.real("server_lr", server_lr, above=0), weighting
 
     def setup(self, fed: Federation) -> None:
         if fed.local.epochs < 1:

@@ -535,12 +535,11 @@ def test_the_check_changes_nothing_it_looks_at():
 
 def test_data_that_cannot_be_computed_with_are_no_broken_promise():
     """The first samples of the first client are among what the promise is tried on."""
-    x, y, split = samples()
-    x = x.clone()
-    x[split[0]] = float("nan")
     for executor in ("sequential", "batched", "auto"):
+        fed = federation(executor=executor, participation=1.0)
+        fed.x[fed.split[0]] = float("nan")  # which a federation is not made of
         with pytest.raises(Diverged) as caught:
-            federation(data=(x, y, split), executor=executor, participation=1.0).run(1)
+            fed.run(1)
         assert caught.value.client == 0
 
 
@@ -552,9 +551,10 @@ def test_a_client_whose_data_are_broken_breaks_nobody_else(bad):
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
     x, y, split = x[order].clone(), y[order], [place[rows] for rows in split]
-    x[split[bad]] = float("nan")
+    fed = federation(data=(x.clone(), y, split), executor="batched", participation=1.0)
+    fed.x[split[bad]] = float("nan")
     with pytest.raises(Diverged) as caught:
-        federation(data=(x, y, split), executor="batched", participation=1.0).run(1)
+        fed.run(1)
     assert caught.value.client == bad
     others = [rows for k, rows in enumerate(split) if k != bad]
     agree(FedAvg, 1, data=(x, y, others), participation=1.0)

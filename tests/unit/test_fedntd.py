@@ -280,7 +280,7 @@ def test_convex_form_of_fedlsd():
 
 
 def test_impossible_weights_are_errors():
-    with pytest.raises(ValueError, match="beta must not be negative"):
+    with pytest.raises(ValueError, match="beta must be a finite number >= 0, got"):
         FedNTD(-0.1)
-    with pytest.raises(ValueError, match=r"nor above 1 in the convex form, got 1\.5"):
+    with pytest.raises(ValueError, match=r"beta must be a finite number >= 0 and <= 1, got 1\.5"):
         FedLSD(1.5, convex=True)

@@ -9,8 +9,11 @@ import torch
 from federations import FLOAT, federation, samples, small
 from torch import nn
 
-from fedlib import require, rng
+from fedlib import algorithms, require, rng
 from fedlib.algorithms import FedAvg
+from fedlib.algorithms.fedgen import Teaching
+from fedlib.calibration import Calibration
+from fedlib.distill import Distillation
 from fedlib.federation import Federation, Local, together, weighted_mean
 from fedlib.losses import reconstruction
 from fedlib.models import MLP
@@ -186,3 +189,39 @@ def test_no_column_is_written_over(name):
     fed = federation(observers=[lambda fed, seen: {name: 1.0}, lambda fed, seen: {"mine": 2.0}])
     with pytest.raises(ValueError, match=f"column '{name}' of the history has two authors"):
         fed.run(1)
+
+
+NONSENSE = (float("nan"), float("inf"), -1.0)
+
+
+@pytest.mark.parametrize("value", NONSENSE)
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (algorithms.FedProx, "mu"),
+        (algorithms.Moon, "mu"),
+        (algorithms.Moon, "temperature"),
+        (algorithms.FedLSD, "beta"),
+        (algorithms.FedLSD, "temperature"),
+        (algorithms.FedNTD, "beta"),
+        (algorithms.FedAvgM, "momentum"),
+        (algorithms.FedAvgM, "lr"),
+        (algorithms.FedOpt, "lr"),
+        (algorithms.FedOpt, "tau"),
+        (algorithms.FedOpt, "beta1"),
+        (algorithms.FedOpt, "beta2"),
+        (algorithms.Scaffold, "server_lr"),
+        (algorithms.FedGen, "weight"),
+        (algorithms.FedGen, "extra"),
+        (algorithms.FedGen, "draws"),
+        (algorithms.FedRep, "base_epochs"),
+        (Teaching, "lr"),
+        (Teaching, "steps"),
+        (Distillation, "lr"),
+        (Distillation, "temperature"),
+        (Calibration, "lr"),
+    ],
+)
+def test_a_method_made_of_nonsense_is_refused_by_the_name_of_its_setting(make, name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a .*got"):
+        make(**{name: value})

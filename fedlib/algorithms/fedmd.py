@@ -30,6 +30,9 @@ class FedMD(FedAvg):
             raise ValueError(f"digest must be 'kl' or 'mae', got {digest!r}")
         self.public, self.digest_epochs, self.digest = public, require.whole("digest_epochs", digest_epochs), digest
 
+    def setup(self, fed: Federation) -> None:
+        fed.input(self.public[:1])  # raises for inputs that nobody prepares
+
     def broadcast(self, fed: Federation) -> State:
         return dict(fed.memory)
 

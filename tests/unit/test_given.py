@@ -191,10 +191,10 @@ def test_no_column_is_written_over(name):
         fed.run(1)
 
 
-NONSENSE = (float("nan"), float("inf"), -1.0)
+NO_SETTING = (float("nan"), float("inf"), -1.0)
 
 
-@pytest.mark.parametrize("value", NONSENSE)
+@pytest.mark.parametrize("value", NO_SETTING)
 @pytest.mark.parametrize(
     ("make", "name"),
     [

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from chapters_of_faults import Chapters, PlantedUnderChapters
+from chapters_of_faults import PlantedUnderChapters
 from planting import Fault
 
 
 class TestFedNTD(PlantedUnderChapters):
     """The chapter on which slips went unnoticed once."""
+
+    def test_the_right_code_passes(self, copied):
+        """Otherwise `check` would report anything. Of the other chapters `check` itself says so."""
+        copied.add("fedntd")
+        assert copied.problems("fedntd") == []
 
     faults = (
         Fault(
@@ -34,14 +39,6 @@ class TestFedNTD(PlantedUnderChapters):
             "the class after the true one is taken out in its place",
             chapter="fedntd",
         ),
-        Fault(
-            "fedntd-forgetting-counts-the-last-round",
-            "metrics.py",
-            "a[:-1].amax(0)",
-            "a.amax(0)",
-            "the last round counts among those before it, so that forgetting is never negative",
-            chapter="fedntd",
-        ),
     )
 
 
@@ -64,14 +61,6 @@ class TestDrift(PlantedUnderChapters):
             "return fed.state | fed.own.get(client, {})",
             "the received model stands in for the previous one, so that the term has no gradient",
             chapter="moon",
-        ),
-        Fault(
-            "fedlsd-temperature-ignored-in-its-chapter",
-            "algorithms/fedlsd.py",
-            "return kd(logits, teacher, self.temperature)",
-            "return kd(logits, teacher)",
-            "distillation is at temperature 1, whatever is asked for",
-            chapter="fedlsd-forgetting",
         ),
         Fault(
             "fedavg-one-download-a-round",
@@ -144,12 +133,3 @@ class TestFusion(PlantedUnderChapters):
             chapter="fedgen",
         ),
     )
-
-
-def test_every_fault_fits_and_changes_something(tmp_path):
-    """Also where no chapter is run."""
-    chapters = Chapters(tmp_path)
-    for kind in PlantedUnderChapters.__subclasses__():
-        for fault in kind.faults:
-            with chapters.planted(fault):
-                pass

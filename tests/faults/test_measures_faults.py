@@ -230,7 +230,7 @@ class TestData(Planted):
             "share = count / count.sum()",
             "share = (count > 0).double() / (count > 0).sum()",
             "test samples do not follow the proportions of a client's labels",
-            tests=("test_personal.py::test_matching_test_samples",),
+            tests=("test_planted.py::test_test_samples_follow_the_labels_held",),
         ),
         Fault(
             "normalised-by-the-variance",
@@ -254,10 +254,7 @@ class TestData(Planted):
             "extra[key] = take(extra[key], index)",
             "extra[key] = extra[key][: len(index)]",
             "what belongs to a sample does not follow it into a subset",
-            tests=(
-                "test_data.py",
-                "test_glyphs.py",
-            ),
+            tests=("test_data.py::test_subset_draws_distinct_samples_in_equal_numbers",),
         ),
         Fault(
             "balanced-draws-in-class-order",

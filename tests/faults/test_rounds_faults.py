@@ -79,10 +79,7 @@ class TestRounds(Planted):
             'rng.stream(self.seed, "batches", self.round, k, i)',
             'rng.stream(self.seed, "batches", self.round, k, 0)',
             "all phases of a round shuffle alike",
-            tests=(
-                "test_fedper.py",
-                "test_fedmd.py",
-            ),
+            tests=("test_planted.py::test_every_phase_of_a_round_shuffles_anew",),
         ),
         Fault(
             "one-shuffle-for-all-epochs",
@@ -98,10 +95,7 @@ class TestRounds(Planted):
             'key=(self.seed, "augment", self.round, k, i)',
             'key=(self.seed, "augment", k, i)',
             "images are changed in the same way in every round",
-            tests=(
-                "test_batched.py",
-                "test_fedlsd.py",
-            ),
+            tests=("test_planted.py::test_every_batch_of_every_round_is_changed_by_draws_of_its_own",),
         ),
         Fault(
             "phases-all-start-at-the-beginning",
@@ -191,10 +185,7 @@ class TestRounds(Planted):
             '"loss": sum(seen.losses) / len(clients)',
             '"loss": sum(seen.losses[1:]) / len(clients)',
             "the mean local loss leaves the first client out",
-            tests=(
-                "test_together.py",
-                "test_benchmarks.py",
-            ),
+            tests=("test_planted.py::test_the_loss_of_a_round_is_the_mean_over_its_clients",),
         ),
         Fault(
             "context-counts-from-one",

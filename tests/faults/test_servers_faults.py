@@ -177,7 +177,7 @@ class TestDistillation(Planted):
             "step % self.every == 0:",
             "(step + 1) % self.every == 0:",
             "snapshots are taken at other steps than the released code's",
-            tests=("test_sources.py::test_swa_of_one_snapshot_is_that_snapshot",),
+            tests=("test_planted.py::test_swa_takes_its_first_snapshot_at_the_first_step",),
         ),
         Fault(
             "swa-statistics-not-refreshed",

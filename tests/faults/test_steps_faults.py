@@ -238,10 +238,7 @@ class TestTogether(Planted):
             "mean = total / max(1, task.steps)",
             "mean = total / max(1, task.steps // len(task.order))",
             "the mean loss is divided by the steps of one epoch",
-            tests=(
-                "test_batched.py",
-                "test_together.py",
-            ),
+            tests=("test_planted.py::test_the_loss_of_a_round_is_the_mean_over_its_clients",),
         ),
         Fault(
             "padding-weighs",
@@ -361,9 +358,7 @@ class TestTogether(Planted):
             "g.sum(1) if to_bias else None",
             "g.mean(1) if to_bias else None",
             "the gradient of a bias is divided by the batch",
-            tests=(
-                "test_stacking.py::test_a_linear_layers_gradients_are_right_to_the_second_order_and_lie_as_its_weights",
-            ),
+            tests=("test_planted.py::test_training_together_is_training_alone_unchecked[FedAvg-small-None]",),
         ),
         Fault(
             "threads-mix-up-losses",

@@ -39,7 +39,7 @@ from fedlib.models.net import Net
 from fedlib.sources import impressions
 from fedlib.sources.generator import Adversarial, MLPGenerator
 from fedlib.sources.server import Ensemble, SourcedFedDF
-from fedlib.swa import SWAGTeachers
+from fedlib.swa import SWA, SWAGTeachers
 
 
 def numbers(*shape, seed=0):
@@ -300,6 +300,24 @@ def test_a_balanced_subset_is_in_shuffled_order():
     assert labels[index].bincount().tolist() == [30, 30, 30]
     assert index.tolist() != sorted(index.tolist())
     assert len(set(labels[index[:30]].tolist())) == 3, "classes are mixed"
+
+
+def test_test_samples_follow_the_labels_held():
+    y = torch.arange(100) % 2  # 50 of each: a client that holds 3 to 1 can have 66, in shares of 49.5 and 16.5
+    (rows,) = partition.matching(y, torch.tensor([[30, 10]]), rng.stream(0, "test"))
+    assert sorted(y[rows].bincount().tolist()) in ([16, 50], [17, 49])
+
+
+def test_swa_takes_its_first_snapshot_at_the_first_step():
+    net, x, teacher = Net(rng.build(small, 0, "init"), dtype=FLOAT), numbers(20, 5), numbers(20, 3, seed=1)
+
+    def student(steps, every):
+        how = SWA(steps, every, partial(torch.optim.SGD, lr=0.1))
+        return how(net, net.initial(), x, teacher, rng.stream(0, "distil"))
+
+    same(student(5, 5), student(1, 0))
+    mean = {n: sum(student(n_, 0)[n] for n_ in (1, 4, 7)) / 3 for n in net.parameters}
+    same(student(9, 3), mean, 1e-12)
 
 
 # --- FedMD, FedGen, FedNTD, MOON ---------------------------------------------------------------------

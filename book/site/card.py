@@ -116,7 +116,8 @@ def last_runs(slug: str) -> Cell:
     for profile in press.measured_first(press.PROFILES, slug):
         if found := press.measured(slug, profile):
             line: list[Cell] = [elements.inline(profile, "profile"), provenance(found.provenance)]
-            lines.append([*line, " ", elements.label("earlier code", "earlier")] if found.earlier else line)
+            labels = ["earlier code"] * found.earlier + ["unknown data"] * bool(found.unknown)
+            lines.append(line + [part for text in labels for part in (" ", elements.label(text, "earlier"))])
     return elements.stack(*lines) if lines else "not run yet"
 
 

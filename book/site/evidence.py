@@ -40,6 +40,8 @@ class EvidenceDirective(BookDirective):
         origin = [elements.inline(profile, "profile"), " ", card.provenance(found.provenance)]
         if found.earlier:
             origin += [" ", elements.label(f"measured with earlier code ({found.commit})", "earlier")]
+        if found.unknown:
+            origin += [" ", elements.label(f"on unknown data ({found.unknown})", "earlier")]
         return [table, elements.paragraph(origin, "origin")]
 
 

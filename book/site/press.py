@@ -81,6 +81,7 @@ class Measured:
     provenance: dict[str, Any]
     seeds: list[int]
     earlier: bool = False
+    unknown: str = ""  # data sets that no card knows
 
     @property
     def commit(self) -> str:
@@ -160,7 +161,8 @@ def measured(slug: str, profile: str) -> Measured | None:
     found = reference.evidence_for(slug, profile)
     if not found:
         return None
-    return Measured(found["metrics"], found["provenance"], found["seeds"], bool(found["stale"]))
+    unknown = reference.unknown_data(found)
+    return Measured(found["metrics"], found["provenance"], found["seeds"], bool(found["stale"]), unknown)
 
 
 @cache

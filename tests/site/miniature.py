@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import yaml
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from book import chapters, files, freshness
+from book import chapters, files, freshness, records
 
 PNG_TEXT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PNG = base64.b64decode(PNG_TEXT)
@@ -178,17 +177,25 @@ class Book:
         prefix = "application/papermill.record/"
         glue = {"data": {f"{prefix}text/plain": "'exactly two'"}}
         glue["metadata"] = {"scrapbook": {"name": "mini-sum", "mime_prefix": prefix}}
-        cell.outputs = [nbformat.v4.new_output("display_data", **content) for content in (output, glue)]
+        evidence = {
+            "profile": "quick",
+            "seeds": [0, 1, 2],
+            "metrics": {"size": {"0": 1.5, "1": 1.6, "2": 1.7}},
+            "modules": ["fedlib.losses"],
+            "data": {},
+            "device": "cpu",
+            "processor": "cpu of this test",
+            "executors": {},
+            "versions": {"python": "3.11"},
+            "peak_memory_mb": 10.0,
+            "glue": {},
+        }
+        published = {"data": {records.EVIDENCE: evidence, "text/html": "<p>published</p>"}}
+        cell.outputs = [nbformat.v4.new_output("display_data", **content) for content in (output, glue, published)]
         path = chapters.executed_path("mini", "quick")
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, path)
         dependencies = freshness.Sources.take("mini").dependencies({"profile": "quick"}, ["fedlib.losses"], {})
-        evidence = {
-            "seeds": [0, 1, 2],
-            "metrics": {"size": {"0": 1.5, "1": 1.6, "2": 1.7}},
-            "device": "cpu",
-            "versions": {"python": "3.11"},
-        }
         record = {
             "slug": "mini",
             "profile": "quick",
@@ -207,7 +214,7 @@ class Book:
             "last_good": None,
             "notebook_sha256": files.sha256(path),
         }
-        chapters.record_path("mini", "quick").write_text(json.dumps(record))
+        records.write("mini", "quick", record)
 
     def build(self) -> tuple[dict[str, str], str]:
         """Pages by name, and what Sphinx warned of."""

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from miniature import HOME, PAGE, Book, text_of
 
-from book import chapters, reference
+from book import chapters, records, reference
 from book.site import best, elements, press
 
 SLUGS = [slug for slug in press.slugs() if press.card(slug).claims]
@@ -80,7 +80,7 @@ def test_pages_lead_with_full_evidence_where_quick_says_otherwise(book):
     assert made["claims"]["large"]["verdict"] == "holds"
     small = reference.statistics_of({"0": 0.1, "1": 0.2, "2": 0.1})
     full = {**made, "profile": "full", "metrics": {"size": small}}
-    book.write("papers/mini/evidence/full.json", json.dumps(full))
+    book.write("papers/mini/evidence/full.json", json.dumps(full | {"digest": records.digest(full)}))
     pages, warnings = book.build()
     assert warnings == ""
     home, chapter = text_of(pages["index.html"]), text_of(pages[PAGE])

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from miniature import CARD, HOME, PAGE, PNG, PNG_TEXT, Book, text_of
 
-from book import chapters, reference
+from book import chapters, records, reference
 from book.site import executed
 
 
@@ -104,8 +104,11 @@ def test_new_evidence_redraws_the_pages_that_show_it(book):
 def test_evidence_measured_with_earlier_code_says_so(book):
     book.execute()
     made = reference.run_evidence("mini", "quick")
-    book.write("papers/mini/evidence/full.json", json.dumps({**made, "profile": "full"}))
+    made |= {"profile": "full"}
+    made["dependencies"]["data"] = {"stars": "unknown:0123"}
+    book.write("papers/mini/evidence/full.json", json.dumps(made | {"digest": records.digest(made)}))
     assert "earlier code" not in text_of(book.build()[0][PAGE])
+    assert "on unknown data (stars)" in text_of(book.build()[0][PAGE])
     book.edit("fedlib/losses.py", "difference**2", "difference**4")
     assert "measured with earlier code (0123456)" in text_of(book.build()[0][PAGE])
 

@@ -157,7 +157,7 @@ class TestServerSteps(Planted):
             "return (-(noises * features)",
             "return ((noises * features)",
             "the diversity term falls where generated features are alike",
-            tests=("test_fedgen.py::test_diversity_falls_as_features_spread",),
+            tests=("test_fedgen.py::test_diversity_from_the_definition",),
             hook="FedGen.aggregate",
         ),
         Fault(

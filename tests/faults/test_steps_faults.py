@@ -318,7 +318,7 @@ class TestTogether(Planted):
             "normal = (each - centre[..., None]) * ",
             "normal = (each - mean[..., None]) * ",
             "with uneven batches, training subtracts the running mean",
-            tests=("test_stacking.py::test_batchnorm_with_ragged_batches_of_any_sizes",),
+            tests=("test_planted.py::test_training_together_is_training_alone_unchecked[FedAvg-Normed-None]",),
         ),
         Fault(
             "group-norm-over-clients",

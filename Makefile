@@ -6,6 +6,9 @@
 # P names chapters (their folders under papers/, separated by spaces), ARGS is handed on to the press
 # (`.venv/bin/python -m book --help`), PYTHON names the interpreter that .venv is made with, T the tests to run and
 # PYTEST_ARGS what else pytest is told.
+#
+# All of these are for the person at the keyboard: make and a shell expand them, and run what a $(...) in them says. A
+# program that hands on what others have typed calls `.venv/bin/python -m book` itself, as .github/workflows/full.yml does.
 
 VENV := .venv
 PY := $(VENV)/bin/python

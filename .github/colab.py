@@ -35,7 +35,10 @@ def main() -> None:
     parser.add_argument("dest", type=Path)
     parser.add_argument("--source", required=True, help="what pip installs fedlib from")
     given = parser.parse_args()
-    found = sorted((ROOT / "_build" / "executed").glob("*/quick.ipynb"))
+    executed = sorted((ROOT / "_build" / "executed").glob("*/quick.ipynb"))
+    found = [
+        path for path in executed if (ROOT / "papers" / path.parent.name / "chapter.md").exists()
+    ]  # not a former one's
     if not found:
         sys.exit("colab.py: no executed notebook under _build/executed; run `make book` first")
     given.dest.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,10 @@
 """`python -m book` is `fedbook`."""
 
-from book.cli import main
+import sys
 
-main()
+try:
+    from book.cli import main
+
+    main()
+except KeyboardInterrupt:  # while Python was still reading modules
+    sys.exit(130)

@@ -91,15 +91,15 @@ def report(jobs: list[Job], console: Console) -> None:
     for job in jobs:
         notebook = chapters.executed_path(job.slug, job.stem)
         if job.status == "failed":
-            trace = notebook.with_suffix(".traceback.txt")
-            with suppress(OSError):
-                lines = trace.read_text(encoding="utf-8").rstrip().splitlines()[-25:]
+            with suppress(OSError, ValueError):
+                lines = job.trace.read_text(encoding="utf-8").rstrip().splitlines()[-25:]
                 console.print("\n" + "\n".join(lines), highlight=False, markup=False, soft_wrap=True)
             kept = ", the last good one is kept and counts as stale" if notebook.exists() else ""
             text = f"\n{job.slug} failed: {job.message}\n  notebook   {notebook.with_suffix('.failed.ipynb')}{kept}\n"
-            console.print(f"{text}  traceback  {trace}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{text}  traceback  {job.trace}", highlight=False, markup=False, soft_wrap=True)
         elif job.status == "error":
-            console.print(f"\n{job.slug}: {job.message}", highlight=False, markup=False, soft_wrap=True)
+            where = f"\n  traceback  {job.trace}" if job.died else ""
+            console.print(f"\n{job.slug}: {job.message}{where}", highlight=False, markup=False, soft_wrap=True)
 
 
 def explain(jobs: list[Job], console: Console) -> None:

@@ -33,6 +33,7 @@ PARTS = (
 )
 SLUG = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 ProfileName = Literal["smoke", "quick", "real", "full"]
+Kind = Literal["primary", "secondary", "mechanism", "identity"]
 Text = Annotated[str, Field(min_length=1)]
 Slug = Annotated[str, Field(pattern=SLUG)]
 
@@ -74,9 +75,13 @@ class Links(_Strict):
 
 
 class Claim(_Strict):
-    """One statement of the paper (or note), and the metric that decides it."""
+    """One statement of the paper (or note), and the metric that decides it.
+
+    ``kind``: what the paper is known for is primary, why it works a mechanism, mathematics an identity.
+    """
 
     id: Slug
+    kind: Kind = "secondary"
     statement: Text
     source: Text
     paper: str | None
@@ -114,12 +119,11 @@ class Card(_Strict):
     links: Links = Links()
     builds_on: list[Slug] = []
     profiles: dict[ProfileName, Needs]
-    tolerance: dict[str, Annotated[float, Field(ge=0)]] = {}
     claims: list[Claim] = []
 
     @property
     def page(self) -> bool:
-        """An executed page of the book itself, about no paper: the leaderboard."""
+        """An executed page of the book itself, about no paper: such as a leaderboard."""
         return self.part is None
 
     @property
@@ -175,10 +179,12 @@ def read_yaml(path: Path) -> Any:
     """Content of a YAML file. Raises PressError naming the file and line."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_OneOfEach)
+    except (ValueError, RecursionError) as error:  # a date such as 2021-13-40, or depth without end
+        if isinstance(error, UnicodeDecodeError):
+            raise PressError(f"{path} is not UTF-8 text: {error}") from error
+        raise PressError(f"{path}: a value cannot be read: {error}") from error
     except OSError as error:
         cannot("read", path, error)
-    except UnicodeDecodeError as error:
-        raise PressError(f"{path} is not UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -218,17 +224,23 @@ def load(slug: str) -> Card:
     return card
 
 
-def all_cards(names: list[str] | None = None) -> dict[str, Card]:
-    """Cards of the named (or all) chapters by slug. Raises one PressError that lists the faults of all of them."""
-    cards, faults = {}, []
+def readable(names: list[str] | None = None) -> tuple[dict[str, Card], list[str]]:
+    """Cards of the named (or all) chapters by slug as far as they can be read, and what is wrong with the others."""
+    found, faults = {}, []
     for slug in chapters.slugs() if names is None else names:
         try:
-            cards[slug] = load(slug)
+            found[slug] = load(slug)
         except PressError as error:
             faults.append(str(error))
+    return found, faults
+
+
+def all_cards(names: list[str] | None = None) -> dict[str, Card]:
+    """Cards of the named (or all) chapters by slug. Raises one PressError that lists the faults of all of them."""
+    found, faults = readable(names)
     if faults:
         raise PressError("\n".join(faults))
-    return cards
+    return found
 
 
 def entries() -> list[Entry]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from book.errors import PressError, nearest
+from book.errors import PressError, cannot, nearest
 
 ROOT = Path(os.environ.get("FEDBOOK_ROOT") or Path(__file__).parents[1]).resolve()
 PROFILES = ("smoke", "quick", "real", "full")
@@ -71,8 +71,9 @@ def record_path(slug: str, profile: str) -> Path:
 
 
 def slugs() -> list[str]:
-    """Slugs of all chapters and executed pages, in alphabetical order."""
-    return sorted(p.parent.name for home in HOMES for p in (ROOT / home).glob("*/chapter.md"))
+    """Slugs of all chapters and executed pages, in alphabetical order: folders with a source or a card."""
+    names = ("chapter.md", "paper.yml")
+    return sorted({p.parent.name for home in HOMES for name in names for p in (ROOT / home).glob(f"*/{name}")})
 
 
 def require(slug: str) -> str:
@@ -92,7 +93,10 @@ def require_profile(profile: str) -> str:
 def read(slug: str) -> Any:
     """The chapter as a notebook (nbformat node), with cell ids that are the same every time."""
     path = chapter_path(require(slug))
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except OSError as error:
+        cannot("read", path, error)
     from copy import deepcopy
 
     return deepcopy(_read(path, stat.st_mtime_ns, stat.st_size))
@@ -104,8 +108,11 @@ def _read(path: Path, mtime_ns: int, size: int) -> Any:
 
     try:
         notebook = jupytext.read(path, fmt="md:myst")
+        if not path.read_text(encoding="utf-8").startswith("---\n"):
+            raise ValueError("it does not begin with its front matter, a line of ---")
     except Exception as error:  # jupytext raises whatever its parsers raise
-        raise PressError(f"{path} cannot be read as a MyST notebook: {error}") from error
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise PressError(f"{path} cannot be read as a MyST notebook: {line}") from error
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:03d}"
     return notebook

@@ -1,14 +1,23 @@
-"""`check`: fresh runs against the committed references, and every claim's metrics against what was recorded."""
+"""`check`: fresh runs against the committed references, and every claim's terms and metrics against what was recorded.
+
+On the kind of machine on which the reference was measured a run gives the same bits, so nothing may move. On another
+processor last digits differ, and training may make much of them: there a number may move by :data:`SLACK` times what
+:mod:`book.drift` measured for its family of metrics, as long as that stays below the spread of its seeds. A number that
+moves by more than its seeds differ cannot be compared on another processor, and is counted as such.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
-from book import cards, chapters, freshness, golden, reference
+from book import cards, chapters, drift, freshness, golden, reference
+from book.errors import PressError
 from book.reference import DIGITS, Evidence
+
+SLACK = 3.0  # times the largest move that was measured: other processors may move it further
+NAMED = 12  # metrics that a message gives with their numbers; of the others it gives the names
 
 
 @dataclass
@@ -20,96 +29,183 @@ class Findings:
 
 
 def check(slugs: list[str], profile: str = "quick") -> Findings:
-    """Check the named (or all) chapters at one profile, and the committed evidence of the others."""
+    """Check the named (or all) chapters at one profile, and the committed evidence of the others.
+
+    A file that cannot be read is a problem of its chapter; the others are checked all the same.
+    """
     findings = Findings()
-    known = cards.all_cards([chapters.require(s) for s in slugs] or None)
+    known, findings.problems = cards.readable([chapters.require(s) for s in slugs] or None)
     for slug, card in known.items():
-        _run_against_reference(card, profile, findings)
-        for each in reference.PROFILES:
-            evidence = reference.committed(slug, each)
-            for metric in edited_by_hand(evidence) if evidence else []:
-                text = f"{slug}, {each}, {metric}: the reference's statistics do not follow from its values"
-                findings.problems.append(f"{text}; only accept may write {chapters.evidence_path(slug, each)}")
-        for other in (p for p in reference.PROFILES if p != profile):
-            _committed(slug, other, findings)
-        for row in reference.claims_for(slug):
-            for name, result in row.results.items():
-                if result.problem:
-                    findings.problems.append(f"{slug}, {name}, claim {row.claim.id!r}: {result.problem}")
+        for each in chapters.PROFILES:
+            try:
+                _profile(card, each, each == profile, findings)
+            except PressError as error:
+                findings.problems.append(f"{slug}, {each}: {error}")
         faults = golden.problems(slug)
         here = findings.problems if chapters.golden_path(slug).exists() else findings.warnings
         here.extend(faults)
     return findings
 
 
-def _run_against_reference(card: cards.Card, profile: str, findings: Findings) -> None:
-    slug = card.slug
-    fresh = reference.run_evidence(slug, profile)
-    if fresh is None:
+def _profile(card: cards.Card, profile: str, rerun: bool, findings: Findings) -> None:
+    """One chapter at one profile; with ``rerun`` its last run, too, is compared with the reference."""
+    slug, was = card.slug, reference.committed(card.slug, profile)
+    if was is not None:
+        findings.problems += [f"{slug}, {profile}, {text}" for text in faults(card, was)]
+    fresh = reference.run_evidence(slug, profile) if rerun else None
+    if rerun and fresh is None:
         findings.problems.append(f"{slug}, {profile}: {freshness.why(slug, profile)}")
-        return
-    was = reference.committed(slug, profile)
-    if was is None:
+    elif fresh is not None and was is None:
         call = f"python -m book accept {slug} --profile {profile}"
         findings.problems.append(f"{slug}, {profile}: there is no reference to compare with; {call} makes one")
-        return
-    findings.problems += map(str, compare(card, was, fresh))
-    if new := sorted(set(fresh["metrics"]) - set(was["metrics"])):
-        findings.warnings.append(f"{slug}, {profile}: not in the reference yet: {', '.join(new)}; accept adds them")
-
-
-def _committed(slug: str, profile: str, findings: Findings) -> None:
-    evidence = reference.committed(slug, profile)
-    if evidence is None:
-        return
-    if changed := freshness.changes(slug, evidence["dependencies"]):
-        commit = evidence["provenance"]["commit"] or "not in git"
+    elif fresh is not None and was is not None:
+        _compare(slug, profile, was, fresh, findings)
+    elif was is not None and (changed := freshness.changes(slug, was["dependencies"])):
+        commit = was["provenance"]["commit"] or "not in git"
         text = f"{slug}, {profile}: measured with earlier code ({commit}); changed since: {', '.join(changed)}"
         findings.warnings.append(text)
+    if measured := fresh or was:
+        for claim in (c for c in card.claims if profile in c.profiles):
+            if problem := reference.judge(claim, measured["metrics"]).problem:
+                findings.problems.append(f"{slug}, {profile}, claim {claim.id!r}: {problem}")
+
+
+def _compare(slug: str, profile: str, was: Evidence, fresh: Evidence, findings: Findings) -> None:
+    where = f"{slug}, {profile}"
+    allowed, unstable = None, set[str]()
+    if not same_machine(was, fresh):
+        measured = drift.committed(slug, profile)
+        allowed = tolerances(was, measured["metrics"] if measured else {})
+        unstable = set(measured["claims"]) if measured else set()
+        apart = sorted(name for name, most in allowed.items() if most is None)
+        here, there = (e["provenance"]["processor"] for e in (fresh, was))
+        text = f"{where}: measured on another machine ({there}; here {here}), so numbers are compared with tolerances"
+        text += f"; {len(apart)} of {len(allowed)} metrics cannot be compared: {_list(apart)}" if apart else ""
+        findings.warnings.append(text)
+    moved = compare(was, fresh, allowed)
+    for one in moved[:NAMED]:
+        findings.problems.append(f"{where}, {one}")
+    if rest := moved[NAMED:]:
+        findings.problems.append(f"{where}: {len(rest)} more metrics moved: {', '.join(m.metric for m in rest)}")
+    if moved:
+        findings.problems.append(f"{where}: {len(moved)} of {len(was['metrics'])} metrics moved")
+    for claim, verdict in flips(was, fresh).items():
+        before = was["claims"][claim]["verdict"]
+        text = f"{where}, claim {claim!r}: the verdict was {before!r}, is {verdict!r}"
+        if claim in unstable:
+            findings.warnings.append(f"{text}; it depends on the processor, as was measured")
+        else:
+            findings.problems.append(text)
+    if new := sorted(set(fresh["metrics"]) - set(was["metrics"])):
+        findings.warnings.append(f"{where}: not in the reference yet: {', '.join(new)}; accept adds them")
+
+
+def same_machine(was: Evidence, fresh: Evidence) -> bool:
+    """Whether two runs must give the same bits: same processor, threads, and versions of what computes."""
+
+    def kind(evidence: Evidence) -> Any:
+        facts = evidence["provenance"]
+        versions = {name: v for name, v in facts["versions"].items() if name != "python"}
+        return facts["processor"], facts["device"], facts["threads"], versions
+
+    return kind(was) == kind(fresh)
+
+
+def tolerances(was: Evidence, moves: Mapping[str, float]) -> dict[str, float | None]:
+    """By how much each metric may move at any seed on another processor; None where it moves by more than its seeds.
+
+    ``moves`` are the largest moves measured, by metric. What moved least may have been lucky, so metrics of a family
+    (the name up to the first slash) share their largest move, as far as it is below the spread of the metric's seeds.
+    """
+    families: dict[str, float] = {}
+    for name, most in moves.items():
+        families[_family(name)] = max(families.get(_family(name), 0.0), most)
+    allowed: dict[str, float | None] = {}
+    for name, metric in was["metrics"].items():
+        spread, own = metric["sd"] or 0.0, SLACK * moves.get(name, 0.0)
+        allowed[name] = min(max(own, SLACK * families.get(_family(name), 0.0)), spread) if own <= spread else None
+    return allowed
+
+
+def _family(metric: str) -> str:
+    return metric.split("/", 1)[0]
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A metric that has left what the reference allows (or is gone, when `now` is None)."""
+    """A metric that has left the reference: the seed where it did so most, and how many did."""
 
-    slug: str
-    profile: str
     metric: str
+    seed: str
     was: float
-    allowed: tuple[float, float]
     now: float | None
+    allowed: float
+    seeds: tuple[int, int]
 
     def __str__(self) -> str:
-        where = f"{self.slug}, {self.profile}, {self.metric}: was {self.was:g}"
         if self.now is None:
-            return f"{where}, is no longer recorded"
-        return f"{where} (allowed {self.allowed[0]:g} to {self.allowed[1]:g}), is {self.now:g}"
+            return f"{self.metric}: was {self.was:g} at seed {self.seed}, is no longer recorded"
+        room = f" (allowed: {self.allowed:g} either way)" if self.allowed else ""
+        count = f"; {self.seeds[0]} of {self.seeds[1]} seeds moved" if self.seeds[1] > 1 else ""
+        return f"{self.metric}: was {self.was:g} at seed {self.seed}, is {self.now:g}{room}{count}"
 
 
-def tolerance(card: cards.Card, metric: str) -> float:
-    """Widening of the interval that the card grants a metric: the first pattern that fits, else 0."""
-    return next((width for pattern, width in card.tolerance.items() if fnmatchcase(metric, pattern)), 0.0)
-
-
-def compare(card: cards.Card, reference: Evidence, fresh: Evidence) -> list[Moved]:
-    """Metrics whose mean has left the reference's interval, widened by the card's tolerance."""
+def compare(was: Evidence, fresh: Evidence, allowed: Mapping[str, float | None] | None = None) -> list[Moved]:
+    """Metrics that have moved at any seed by more than ``allowed``; without it, at all, up to the last digit kept."""
     moved = []
-    for name, was in reference["metrics"].items():
-        low, high = was["ci95"] or (was["mean"], was["mean"])
-        # Both sides were rounded; a difference in the last digit kept is no difference.
-        slack = tolerance(card, name) + 10.0 ** (1 - DIGITS) * max(abs(low), abs(high))
-        allowed = (low - slack, high + slack)
-        now = fresh["metrics"][name]["mean"] if name in fresh["metrics"] else None
-        if now is None or not math.isfinite(now) or not allowed[0] <= now <= allowed[1]:
-            moved.append(Moved(card.slug, reference["profile"], name, was["mean"], allowed, now))
+    for name, metric in was["metrics"].items():
+        room = 0.0 if allowed is None else allowed[name]
+        if room is None and name in fresh["metrics"]:
+            continue
+        now = fresh["metrics"].get(name, {}).get("values", {})
+        gone = [seed for seed in metric["values"] if seed not in now]
+        far = {
+            seed: abs(now[seed] - value) - (room or 0.0)
+            for seed, value in metric["values"].items()
+            if seed in now and not _near(now[seed], value, room or 0.0)
+        }
+        if gone or far:
+            seed = gone[0] if gone else max(far, key=lambda s: far[s])
+            seeds = len(gone) + len(far), len(metric["values"])
+            moved.append(Moved(name, seed, metric["values"][seed], now.get(seed), room or 0.0, seeds))
     return moved
 
 
-def edited_by_hand(evidence: Evidence) -> list[str]:
-    """Metrics whose statistics do not follow from their values: nobody but `accept` may write them."""
-    return [
-        name for name, kept in evidence["metrics"].items() if not _same(kept, reference.statistics_of(kept["values"]))
+def _near(a: float, b: float, room: float = 0.0) -> bool:
+    """Equal, but for the room given and the last digit kept: both sides were rounded."""
+    return abs(a - b) <= room + 10.0 ** (1 - DIGITS) * max(abs(a), abs(b)) + 1e-12
+
+
+def flips(was: Evidence, fresh: Evidence) -> dict[str, str]:
+    """New verdicts of the claims whose verdict is no longer that of the reference."""
+    now = {name: claim["verdict"] for name, claim in fresh["claims"].items()}
+    return {name: now[name] for name, claim in was["claims"].items() if name in now and now[name] != claim["verdict"]}
+
+
+def faults(card: cards.Card, evidence: Evidence) -> list[str]:
+    """What does not follow from what: nobody but `accept` may write evidence, and no claim may move after it."""
+    found = [
+        f"{name}: the reference's statistics do not follow from its values; only accept may write them"
+        for name, kept in evidence["metrics"].items()
+        if not _same(kept, reference.statistics_of(kept["values"]))
     ]
+    if evidence["provenance"]["hash"] != freshness.digest(evidence["dependencies"]):
+        found.append("provenance: the hash is not that of the dependencies; only accept may write them")
+    claims = {c.id: c for c in card.claims if evidence["profile"] in c.profiles}
+    for name in sorted(set(claims) | set(evidence["claims"])):
+        if name not in claims or name not in evidence["claims"]:
+            gone = "no longer on" if name not in claims else "new on"
+            found.append(f"claim {name!r} is {gone} the card since it was accepted; accept again, and say so")
+            continue
+        kept = evidence["claims"][name]
+        for term, now in reference.terms(claims[name]).items():
+            if kept[term] != now:
+                text = f"{term} was {kept[term]!r} when it was accepted, is {now!r} now"
+                found.append(f"claim {name!r}: {text}; accept again, and state it in the chapter's deviations")
+        result = reference.judged(claims[name], evidence["metrics"])
+        if reference.terms(claims[name]).items() <= kept.items() and not _same(kept, result):
+            found.append(f"claim {name!r}: its verdict does not follow from the metrics; only accept may write it")
+    return found
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -119,5 +215,9 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, int | float) and isinstance(b, int | float):
-        return math.isclose(a, b, rel_tol=10.0 ** (1 - DIGITS), abs_tol=1e-12)
+        return _near(a, b)
     return a == b
+
+
+def _list(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from book import board, chapters, cluster, locking, runner
+from book import board, chapters, cluster, runner
 from book import jobs as plans
 from book.errors import PressError
 
@@ -24,6 +24,12 @@ app = typer.Typer(
 )
 # Not on a terminal, lines are as long as they need to be: logs and `grep` want them whole.
 console = Console(width=None if sys.stdout.isatty() else 240)
+
+
+def say(text: str) -> None:
+    """One line, as it is: no colours, nothing broken, nothing taken for markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
 
 Slugs = Annotated[list[str] | None, typer.Argument(help="Chapters by slug; all when none is given.")]
 Profile = Annotated[str, typer.Option(help="smoke, quick, real or full.")]
@@ -86,7 +92,7 @@ def build(
 
     page, built = website.build(draft)
     console.print("website built" if built else "website is up to date")
-    console.print(page.as_uri(), highlight=False, soft_wrap=True)
+    say(page.as_uri())
 
 
 @app.command()
@@ -98,30 +104,57 @@ def check(slugs: Slugs = None, profile: Profile = "quick") -> None:
     tables.claims(console, slugs or chapters.slugs())
     for kind, lines in (("warning", found.warnings), ("problem", found.problems)):
         for line in lines:
-            console.print(f"{kind}: {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"problems: {len(found.problems)}, warnings: {len(found.warnings)}", highlight=False)
+            say(f"{kind}: {line}")
+    say(f"problems: {len(found.problems)}, warnings: {len(found.warnings)}")
     if found.problems:
         raise typer.Exit(1)
 
 
 @app.command()
 def accept(slugs: Annotated[list[str], typer.Argument(help="Chapters by slug.")], profile: Profile = "quick") -> None:
-    """Make fresh runs the committed reference (at smoke: the golden notebook)."""
+    """Make fresh runs the committed reference (at smoke: the golden notebook, too)."""
+    chapters.require_profile(profile)
+    faults = []
+    for slug in [chapters.require(slug) for slug in slugs]:
+        try:
+            _accept(slug, profile)
+        except PressError as error:
+            faults.append(str(error))
+    if faults:
+        raise PressError("\n".join(faults))
+
+
+def _accept(slug: str, profile: str) -> None:
     from book import golden, reference, tables
 
-    chapters.require_profile(profile)
-    for slug in map(chapters.require, slugs):
-        if profile == "smoke":
-            changed = golden.accept(slug)
-            path = chapters.golden_path(slug)
-        else:
-            before, after = reference.accept(slug, profile)
-            tables.accepted(console, before, after)
-            if after["provenance"]["dirty"]:
-                console.print(f"note: {slug} was measured with changes that are in no commit", highlight=False)
-            changed = before != after
-            path = chapters.evidence_path(slug, profile)
-        console.print(f"{'written' if changed else 'unchanged'}: {path}", highlight=False, soft_wrap=True)
+    before, after = reference.accept(slug, profile)
+    tables.accepted(console, before, after)
+    if after["provenance"]["dirty"]:
+        say(f"note: {slug} was measured with changes that are in no commit")
+    if foreign := reference.unknown_data(after):
+        say(f"note: {slug} was measured on data that no card knows: {foreign}")
+    written = {chapters.evidence_path(slug, profile): before != after}
+    if profile == "smoke":
+        written |= {chapters.golden_path(slug): golden.accept(slug)}
+    for path, changed in written.items():
+        say(f"{'written' if changed else 'unchanged'}: {path}")
+
+
+@app.command()
+def drift(
+    slugs: Slugs = None,
+    profile: Profile = "quick",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Chapters at once [default: cores].")] = None,
+) -> None:
+    """Measure how far accepted numbers move on other processors (check allows for that there)."""
+    from book import drift
+
+    named = [chapters.require(slug) for slug in slugs or chapters.slugs()]
+    count = jobs or plans.default_jobs(chapters.require_profile(profile), len(named))
+    for slug, measured in drift.measure(named, profile, count).items():
+        moved = sum(most > 0 for most in measured["metrics"].values())
+        text = f"{moved} of {len(measured['metrics'])} metrics move, {len(measured['claims'])} verdicts change"
+        say(f"{slug}: {text}: {drift.path(slug, profile)}")
 
 
 @app.command()
@@ -130,8 +163,8 @@ def new(slug: Annotated[str, typer.Argument(help="Slug of the new chapter, such 
     from book import scaffold
 
     for path in scaffold.create(slug):
-        console.print(f"written: {path}", highlight=False, soft_wrap=True)
-    console.print(scaffold.NEXT.format(slug=slug), highlight=False, markup=False)
+        say(f"written: {path}")
+    say(scaffold.NEXT.format(slug=slug))
 
 
 @app.command("list")
@@ -139,7 +172,10 @@ def list_() -> None:
     """All chapters and the state of their runs."""
     from book import tables
 
-    tables.chapter_list(console)
+    if faults := tables.chapter_list(console):
+        raise PressError("\n".join(faults))
+    if not chapters.slugs():
+        say(f"there is no chapter in {chapters.ROOT / 'papers'}; `python -m book new <slug>` makes one")
 
 
 @app.command()
@@ -156,7 +192,7 @@ def serve(port: Annotated[int, typer.Option(help="Port on this machine.")] = 800
     from book import website
 
     with website.serve(port) as server:
-        console.print(f"http://127.0.0.1:{server.server_address[1]}/  (Ctrl-C ends)", highlight=False)
+        say(f"http://127.0.0.1:{server.server_address[1]}/  (Ctrl-C ends)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -168,7 +204,7 @@ def zip_() -> None:
     """Pack the built website into one archive that opens from a file."""
     from book import archive
 
-    console.print(str(archive.write(chapters.build_folder() / "fedlib-book.zip")), highlight=False, soft_wrap=True)
+    say(str(archive.write(chapters.build_folder() / "fedlib-book.zip")))
 
 
 @app.command()
@@ -176,7 +212,7 @@ def pdf() -> None:
     """Print the built website into one PDF, with the Chromium of this machine."""
     from book import paper
 
-    console.print(str(paper.write(chapters.build_folder() / "fedlib-book.pdf")), highlight=False, soft_wrap=True)
+    say(str(paper.write(chapters.build_folder() / "fedlib-book.pdf")))
 
 
 @app.command()
@@ -184,21 +220,21 @@ def clean(
     all_: Annotated[bool, typer.Option("--all", help="Executed chapters and kept partial results, too.")] = False,
 ) -> None:
     """Delete what was built; sources and committed evidence stay."""
-    folder = chapters.build_folder()
-    with locking.hold_all("clean"):
-        for path in sorted(folder.iterdir()) if folder.exists() else []:
-            if not all_ and path.name in ("executed", "resume", "locks"):
-                continue
-            if path.name == "locks":
-                continue
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    console.print(f"cleaned: {folder}", highlight=False, soft_wrap=True)
+    from book import clean
+
+    for path in clean.clean(all_):
+        say(f"kept: {path}, which the press has not made")
+    say(f"cleaned: {chapters.build_folder()}")
 
 
 def main() -> None:
     """Run the command line; faults that a person can put right are one line each, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a terminal that knows ASCII only shows a question mark for the rest
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        app()
+        with runner.stoppable():
+            app()
     except PressError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

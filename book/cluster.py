@@ -192,7 +192,7 @@ def _store(job: Job, results: dict[str, bytes], parts: list[Job]) -> None:
     if parts and record["status"] == "ok":
         amended |= _credit(record, [r for part in parts if (r := records.read(part.slug, part.stem))])
     if amended != record:
-        files.write_json(chapters.record_path(job.slug, job.stem), amended)
+        records.write(job.slug, job.stem, amended)
 
 
 def _credit(record: records.Record, parts: list[records.Record]) -> records.Record:
@@ -202,6 +202,7 @@ def _credit(record: records.Record, parts: list[records.Record]) -> records.Reco
     names = sorted({name for evidence in seen for name in evidence["versions"]})
     evidence = record["evidence"] | {
         "device": _joined(e["device"] for e in seen),
+        "processor": _joined(e["processor"] for e in seen),
         "versions": {n: _joined(e["versions"].get(n) for e in seen) for n in names},
         "executors": dict(sorted(sum((Counter(e.get("executors")) for e in seen), Counter()).items())),
     }

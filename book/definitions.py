@@ -4,6 +4,9 @@ Whoever calls a function or a class has its name in the code, be it as a word in
 nowhere in the chapter's cells, in what importing its modules runs, or in a definition that is reached itself, cannot
 make a difference: what another chapter adds to a module leaves this one as it is. (A name put together at run time
 would be missed; a run in CI starts from nothing and would see it.)
+
+A package's ``__init__`` is a table of what it offers: each line of it counts for whoever uses that name. Code that uses
+a module as a value, as in ``dir(algorithms)``, can find anything in it: then all of it counts, and what is added to it.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 # A decorator beside these may register what it is put on: that can be found without its name.
 HARMLESS = {"cache", "contextmanager", "dataclass", "lru_cache", "no_grad", "per_sample", "runtime_checkable"}
@@ -20,29 +24,37 @@ HARMLESS = {"cache", "contextmanager", "dataclass", "lru_cache", "no_grad", "per
 Words = frozenset[str]
 
 
+class Part(NamedTuple):
+    """A statement: what it does, the words by which it finds others, and the modules that it uses as values."""
+
+    digest: str
+    words: Words
+    wholes: Words
+
+
 @dataclass
 class Module:
-    """What importing a module runs, and its functions and classes by name; all as pairs of a digest and words."""
+    """What importing a module runs, and its functions and classes (of a package: its exports) by name."""
 
-    always: list[tuple[str, Words]] = field(default_factory=list)
-    definitions: dict[str, list[tuple[str, Words]]] = field(default_factory=lambda: defaultdict(list))
+    always: list[Part] = field(default_factory=list)
+    definitions: dict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
-    def of(cls, tree: ast.Module, digest: Callable[[ast.AST], str]) -> Module:
-        """The parts of a module; ``digest`` says in short what a statement does."""
+    def of(
+        cls, tree: ast.Module, digest: Callable[[ast.AST], str], bound: Mapping[str, str], package: bool = False
+    ) -> Module:
+        """The parts of a module; ``digest`` says in short what a statement does, ``bound`` is :func:`bindings`."""
         made = cls()
         for statement in tree.body:
-            part = digest(statement), words(statement)
-            if _found_by_name_only(statement):
-                made.definitions[statement.name].append(part)  # type: ignore[attr-defined]
-            else:
-                made.always.append(part)
+            for name, node in _exports(statement) if package else [(_definition(statement), statement)]:
+                part = Part(digest(node), words(node), wholes(node, bound))
+                (made.always if name is None else made.definitions[name]).append(part)
         return made
 
-    def reached(self, names: Words) -> list[str]:
-        """Digests of what runs in any case and, in order of their names, of the definitions among ``names``."""
-        chosen = [parts for name, parts in sorted(self.definitions.items()) if name in names]
-        return [part for parts in (self.always, *chosen) for part, _ in parts]
+    def parts(self, names: Words, whole: bool = False) -> list[Part]:
+        """What runs in any case and, in order of their names, the definitions among ``names``; or, ``whole``, all."""
+        chosen = [parts for name, parts in sorted(self.definitions.items()) if whole or name in names]
+        return [part for parts in (self.always, *chosen) for part in parts]
 
 
 def words(tree: ast.AST) -> Words:
@@ -60,27 +72,96 @@ def words(tree: ast.AST) -> Words:
     return frozenset(found)
 
 
-def reachable(start: Words, modules: Iterable[Module]) -> Words:
-    """The words of ``start``, of what importing the modules runs, and of every definition that these words name."""
-    modules = list(modules)
-    reached = set(start).union(*(found for module in modules for _, found in module.always))
-    taken: set[tuple[int, str]] = set()
-    while new := {
-        (i, name)
-        for i, module in enumerate(modules)
-        for name in module.definitions
-        if (i, name) not in taken and name in reached
-    }:
-        taken |= new
-        for i, name in new:
-            reached.update(*(found for _, found in modules[i].definitions[name]))
-    return frozenset(reached)
+def bindings(tree: ast.AST, known: Iterable[str]) -> dict[str, str]:
+    """Names that imports anywhere in ``tree`` (none of them relative) give to modules among ``known``."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            pairs = [
+                (a.asname or a.name.split(".")[0], a.name if a.asname else a.name.split(".")[0]) for a in node.names
+            ]
+        elif isinstance(node, ast.ImportFrom):
+            pairs = [(a.asname or a.name, f"{node.module}.{a.name}") for a in node.names]
+        else:
+            continue
+        found |= dict(pairs)
+    there = set(known)
+    return {name: module for name, module in found.items() if module in there}
 
 
-def _found_by_name_only(statement: ast.stmt) -> bool:
+def wholes(tree: ast.AST, bound: Mapping[str, str]) -> Words:
+    """Modules that this code uses as values, and not only to name something in them."""
+    named, hidden = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr != "__dict__":
+            named.add(id(node.value))
+        elif isinstance(node, ast.arg):
+            hidden.add(node.arg)
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            hidden.add(node.id)
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in bound]
+    return frozenset(bound[n.id] for n in used if id(n) not in named and n.id not in hidden)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What can be reached: by these words, and the whole of these modules."""
+
+    words: Words
+    wholes: Words
+
+    def whole(self, module: str) -> bool:
+        """Whether all of the module counts: it, or a package above it, is used as a value."""
+        return any(module == name or module.startswith(f"{name}.") for name in self.wholes)
+
+
+def reachable(start: Part, modules: Mapping[str, Module], always: Iterable[str]) -> Reached:
+    """All that ``start`` reaches in ``modules``, of which those named by ``always`` are imported in any case."""
+    imported = set(always)
+    reached = Reached(start.words, start.wholes)
+    while True:
+        imported |= {name for name in modules if reached.whole(name)}
+        parts = [p for n in imported if n in modules for p in modules[n].parts(reached.words, reached.whole(n))]
+        more = Reached(reached.words.union(*(p.words for p in parts)), reached.wholes.union(*(p.wholes for p in parts)))
+        if more == reached:
+            return reached
+        reached = more
+
+
+def _definition(statement: ast.stmt) -> str | None:
+    """The name by which alone a function or class is found; None for any other statement."""
     if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return False
+        return None
     if statement.name.startswith("__"):  # a module's __getattr__ is called by nobody's name
-        return False
+        return None
     made_by = (d.func if isinstance(d, ast.Call) else d for d in statement.decorator_list)
-    return all((d.attr if isinstance(d, ast.Attribute) else getattr(d, "id", "")) in HARMLESS for d in made_by)
+    harmless = all((d.attr if isinstance(d, ast.Attribute) else getattr(d, "id", "")) in HARMLESS for d in made_by)
+    return statement.name if harmless else None
+
+
+def _exports(statement: ast.stmt) -> Iterator[tuple[str | None, ast.AST]]:
+    """A statement of a package's ``__init__`` in parts: imports and tables line by line, by the names they offer."""
+    if isinstance(statement, ast.ImportFrom):
+        for alias in statement.names:
+            yield alias.asname or alias.name, ast.ImportFrom(statement.module, [alias], statement.level)
+    elif isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+        return
+    elif isinstance(statement, ast.Assign) and (table := _table(statement.value)) is not None:
+        yield from table
+    elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+        yield getattr(statement.targets[0], "id", None), statement
+    else:
+        yield _definition(statement), statement
+
+
+def _table(value: ast.expr) -> list[tuple[str | None, ast.AST]] | None:
+    """A dictionary by its keys, or a sequence by its entries, where these are strings; None for anything else."""
+    if isinstance(value, ast.Dict):
+        rows = list(zip(value.keys, value.values, strict=True))
+    elif isinstance(value, ast.Tuple | ast.List):
+        rows = [(entry, entry) for entry in value.elts]
+    else:
+        return None
+    if not all(isinstance(key, ast.Constant) and isinstance(key.value, str) for key, _ in rows):
+        return None
+    return [(key.value, ast.Dict([key], [value])) for key, value in rows]  # type: ignore[union-attr]

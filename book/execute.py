@@ -6,6 +6,7 @@ place only when it is whole. A run that fails leaves the last good notebook wher
 
 from __future__ import annotations
 
+import collections
 import datetime as dt
 import hashlib
 import json
@@ -16,18 +17,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from book import chapters, files, freshness, locking, parameters, records
+from book import chapters, files, freshness, locking, parameters, records, remote, schema
 from book.errors import PressError, cannot
 
-FAILED = 1  # exit status: the chapter raised, and the record says what
-STOPPED = 2  # exit status: told to stop before the end
-UNABLE = 3  # exit status: the press itself could not work; the last line of output says why
-EVIDENCE = "application/vnd.fedlib.evidence+json"
+# Exit statuses, none of them one that Python or a shell gives to a process that fails by itself.
+FAILED = 70  # the chapter raised, and the record says what
+STOPPED = 71  # told to stop before the end
+UNABLE = 72  # the press itself could not work; the last line of output says why
 # Between the choice of a kernel's ports and their use, another program may take one. The kernel then dies before it has
 # run anything, and a new one is as good.
 _STILLBORN, STARTS = "died before replying to kernel_info", 3
@@ -103,8 +104,10 @@ def _run(
     with _environment(told):
         executed, error = _execute(notebook, given, target)
     idle = part is not None and error is not None and error["type"] == "NothingToDo"  # there are fewer seeds than parts
-    evidence = _evidence(executed) if error is None else None
-    error = None if idle else error or _fault(evidence, profile)
+    evidence = records.published(executed) if error is None else None
+    if error is None and (error := _fault(evidence, profile)):
+        evidence = None
+    error = None if idle else error
     record: records.Record = {
         "slug": slug,
         "profile": profile,
@@ -126,12 +129,22 @@ def _run(
     else:
         record["dependencies"], record["packs"] = everything, {}
     if part is not None:
-        texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(kept.glob("*.json"))}
-        record["kept"] = {name: text for name, text in texts.items() if "seed" in json.loads(text)}
+        record["kept"] = _of_single_seeds(kept)
     record["hash"] = freshness.digest(record["dependencies"])
     record["peak_memory_mb"] = max(_peak_memory_mb(), (evidence or {}).get("peak_memory_mb", 0.0))
     _store(record, executed, slug, stem)
     return record
+
+
+def _of_single_seeds(kept: Path) -> dict[str, str]:
+    """What a part has computed for each of its seeds, by file name. A damaged file is as good as none."""
+    found = {}
+    for path in sorted(kept.glob("*.json")):
+        with suppress(PressError):
+            content = files.read_json(path)
+            if isinstance(content, dict) and "seed" in content:
+                found[path.name] = files.read_text(path)
+    return found
 
 
 def _store(record: records.Record, executed: Any, slug: str, stem: str) -> None:
@@ -144,7 +157,7 @@ def _store(record: records.Record, executed: Any, slug: str, stem: str) -> None:
     if record["status"] == "ok":
         record["notebook_sha256"] = hashlib.sha256(text.encode()).hexdigest()
         files.write(target, text)
-        files.write_json(chapters.record_path(slug, stem), record)
+        records.write(slug, stem, record)
         for leftover in (broken, trace):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
@@ -153,7 +166,7 @@ def _store(record: records.Record, executed: Any, slug: str, stem: str) -> None:
     record["last_good"] = records.good(records.read(slug, stem))
     files.write(broken, text)
     files.write(trace, record["error"]["traceback"] + "\n")
-    files.write_json(chapters.record_path(slug, stem), record)
+    records.write(slug, stem, record)
 
 
 @contextmanager
@@ -193,27 +206,81 @@ def _papermill(notebook: Any, given: dict[str, Any], target: Path, beside: Path)
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    said = collections.deque[str](maxlen=remote.SHOWN)
     try:
-        papermill.execute_notebook(
-            notebook,
-            str(beside).replace("{", "{{").replace("}", "}}"),  # papermill formats the path with the parameters
-            parameters=given,
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            cwd=str(chapters.folder(target.parent.name)),
-        )
+        with _overhearing(said):
+            papermill.execute_notebook(
+                notebook,
+                str(beside).replace("{", "{{").replace("}", "}}"),  # papermill formats the path with the parameters
+                parameters=given,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                cwd=str(chapters.folder(target.parent.name)),
+            )
     except PapermillExecutionError as fault:
         trace = _COLOURS.sub("", "\n".join(fault.traceback or []))
         return {"type": str(fault.ename), "message": str(fault.evalue), "traceback": trace}
-    except OSError as fault:
-        beside.unlink(missing_ok=True)
-        cannot("write", beside, fault)
-    except Exception as fault:  # the kernel died, or never answered
-        hint = "; it may have been killed for want of memory" if "died" in str(fault).lower() else ""
-        message = f"{str(fault) or 'the kernel stopped'}{hint}"
-        return {"type": type(fault).__name__, "message": message, "traceback": traceback.format_exc()}
+    except Exception as fault:  # no kernel, one that died or never answered, or no place to write to
+        if isinstance(fault, OSError) and fault.errno and fault.filename in (None, str(beside)):
+            beside.unlink(missing_ok=True)
+            cannot("write", beside, fault)
+        return _outside(fault, list(said))
     return None
+
+
+def _outside(fault: Exception, said: list[str]) -> dict[str, str]:
+    """What went wrong around the notebook, not in it: the fault, and what the kernel has said on its standard error."""
+    name, message = type(fault).__name__, str(fault) or "the kernel stopped"
+    if name == "NoSuchKernel":
+        message += "; a chapter runs in ipykernel: install it where this Python finds it"
+    elif "died" in message.lower():
+        words = last_words(line for line in said if not line.startswith("[IPKernelApp] WARNING"))  # of every kernel
+        message += f"; its last words: {words}" if words else "; it may have been killed for want of memory"
+    trace = traceback.format_exc().rstrip()
+    if said:
+        trace += "\n\nStandard error of the kernel:\n" + "\n".join(said)
+    return {"type": name, "message": message, "traceback": trace}
+
+
+@contextmanager
+def _overhearing(said: collections.deque[str]) -> Iterator[None]:
+    """Append to ``said`` the lines that a kernel writes to the standard error that it has from this process. They go on
+    to where they went before.
+    """
+    sys.stderr.flush()
+    before = os.dup(2)
+    heard, ours = os.pipe()
+    os.dup2(ours, 2)
+    os.close(ours)
+
+    def listen() -> None:
+        with os.fdopen(heard, "rb") as lines, os.fdopen(before, "wb", buffering=0) as through:
+            for line in lines:
+                said.append(_COLOURS.sub("", line.decode(errors="replace").rstrip()))
+                with suppress(OSError):
+                    through.write(line)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        listener.join(timeout=2)  # it ends when the kernel has, unless that has left somebody behind
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """Why a process ended, as far as its output says: the exception of its last traceback, else its fatal error, else
+    the last line; "" when there is none.
+    """
+    said = [line.rstrip() for line in lines if line.strip()]
+    starts = [number for number, line in enumerate(said) if line.startswith("Traceback (most recent call last)")]
+    if starts and (ends := [line for line in said[starts[-1] + 1 :] if not line[0].isspace()]):
+        return ends[0]
+    fatal = [line for line in said if line.startswith("Fatal Python error")]
+    return (fatal or said or [""])[-1]
 
 
 def _tidy(notebook: Any) -> Any:
@@ -226,18 +293,13 @@ def _tidy(notebook: Any) -> Any:
     return notebook
 
 
-def _evidence(notebook: Any) -> dict[str, Any] | None:
-    """What the chapter published, from the last output that carries it."""
-    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
-    published = [o.data[EVIDENCE] for o in outputs if EVIDENCE in o.get("data", {})]
-    return dict(published[-1]) if published else None
-
-
 def _fault(evidence: dict[str, Any] | None, profile: str) -> dict[str, str] | None:
     if evidence is None:
         text = "no evidence was published; the chapter's last cell must call run.publish()"
     elif evidence.get("profile") != profile:
         text = f"evidence was published for profile {evidence.get('profile')!r}, but {profile!r} was asked for"
+    elif wrong := schema.faults(schema.Published, evidence):
+        text = f"what was published is no evidence: {'; '.join(wrong[:5])}"
     else:
         return None
     return {"type": "Evidence", "message": text, "traceback": text}
@@ -271,7 +333,7 @@ def _leave_when_told(target: Path) -> None:
 
     Signals would not do: nbclient takes them over while a notebook runs.
     """
-    while sys.stdin.buffer.read(1):
+    while os.read(0, 1):  # sys.stdin would be locked by this thread, and an interpreter that ends would abort on that
         pass
     _abandon(target)
 
@@ -287,10 +349,14 @@ def main(arguments: list[str]) -> int:
     except PressError as error:
         print(str(error).replace("\n", "; "), flush=True)  # the runner shows the last line
         return UNABLE
+    except Exception:  # a package is missing, or the press is at fault: the runner shows the exception
+        traceback.print_exc()
+        return UNABLE
     return 0 if record["status"] == "ok" else FAILED
 
 
 if __name__ == "__main__":
     status = main(sys.argv[1:])
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(status)  # the thread that watches standard input would make an ordinary exit wait

@@ -43,17 +43,31 @@ def write_json(path: Path, content: Any) -> None:
     write(path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read(path: Path) -> bytes:
+    """Content of a file. Raises PressError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        cannot("read", path, error)
+
+
+def read_text(path: Path) -> str:
+    """Content of a text file. Raises PressError when it cannot be read, or is not UTF-8."""
+    try:
+        return read(path).decode()
+    except UnicodeDecodeError as error:
+        raise PressError(f"{path} is not UTF-8 text ({error}); restore it from git, or mend it") from error
+
+
 def read_json(path: Path) -> Any:
     """Content of a JSON file; None when it is not there. Raises PressError when it is damaged."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:
         cannot("read", path, error)
-    try:
-        return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8 or not JSON, or brackets without an end
         raise PressError(f"{path} is not valid JSON ({error}); restore it from git, or delete it") from error
 
 

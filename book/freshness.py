@@ -1,9 +1,10 @@
-"""Is what was executed still what the sources say? Decided by a hash, never by a time stamp.
+"""Is what was executed still what the sources say? Decided by a hash of contents, never by a time stamp or a name.
 
 The hash covers the code cells, what they can reach (:mod:`book.definitions`) in the fedlib modules that a run imported
 (all as syntax trees: comments, docstrings and layout do not count), the parameters, the data and the pinned
 requirements. Which modules and data those are is learnt from the run itself. That is sound: a run whose cells and
-modules are all unchanged would import the same ones again.
+modules are all unchanged would import the same ones again. A module that was given another name is found by what it
+holds, and read under the name that it had.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ast
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any, Literal
 from book import chapters, definitions, files, records
 
 State = Literal["fresh", "stale", "failed", "never"]
+Names = tuple[tuple[str, str], ...]  # modules that were given another name: pairs of the present and the former one
 COMPUTING = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "pillow")
 _MISSING = "missing"
 _RUNS_DIFFERENTLY = {"parameters", "raises-exception", "skip-execution"}  # tags that change what a cell does
@@ -40,7 +43,47 @@ def _tree(node: Any) -> Any:
     return node if node is None else f"{type(node).__name__} {node!r}"
 
 
-def _without_docstrings(tree: ast.AST, *, module: bool) -> ast.AST:
+class _Former(ast.NodeTransformer):
+    """A tree with absolute imports, in which modules have the names that they had."""
+
+    def __init__(self, package: str, names: Names):
+        self.package, self.names, self.called = package, dict(names), dict[str, str]()
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        home = node.module or ""
+        if node.level:
+            above = self.package.split(".")[: len(self.package.split(".")) + 1 - node.level]
+            home = ".".join([*above, *([node.module] if node.module else [])])
+        aliases = []
+        for alias in node.names:
+            was = self.names.get(f"{home}.{alias.name}")
+            name = was.rpartition(".")[2] if was else alias.name
+            if was and not alias.asname:
+                self.called[alias.name] = name
+            aliases.append(ast.alias(name, alias.asname))
+        return ast.ImportFrom(self.names.get(home, home), aliases, 0)
+
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        return ast.Import([ast.alias(self.names.get(a.name, a.name), a.asname) for a in node.names])
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name(self.called.get(node.id, node.id), node.ctx)
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        """In a package's table of exports, too, a module is called by its last name."""
+        was = self.names.get(f"{self.package}.{node.value!s}") if self.package else None
+        return ast.Constant(was.rpartition(".")[2]) if was else node
+
+
+def _former(tree: ast.Module, package: str, names: Names) -> ast.Module:
+    imports = _Former(package, names)
+    for node in ast.walk(tree):  # what names stand for must be known before they are met
+        if isinstance(node, ast.ImportFrom):
+            imports.visit_ImportFrom(node)
+    return imports.visit(tree)
+
+
+def _without_docstrings(tree: ast.Module, *, module: bool) -> ast.Module:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef) + ((ast.Module,) if module else ())
     for node in ast.walk(tree):
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
@@ -48,7 +91,7 @@ def _without_docstrings(tree: ast.AST, *, module: bool) -> ast.AST:
     return tree
 
 
-def _parsed(source: str) -> ast.AST | None:
+def _parsed(source: str) -> ast.Module | None:
     """The syntax tree of a cell without docstrings; None for what is not Python. (A bare string at its end is output
     there, not a docstring.)
     """
@@ -64,56 +107,85 @@ def _parsed(source: str) -> ast.AST | None:
     return _without_docstrings(tree, module=False)
 
 
-def _cell(source: str) -> Any:
+def _cell(source: str, tree: ast.Module | None) -> Any:
     """What a cell does. A last ";" hides output."""
-    tree = _parsed(source)
     last = source.rstrip().rsplit("\n", 1)[-1].split("#", 1)[0].rstrip()
     return source if tree is None else [_tree(tree), last.endswith(";")]
 
 
-def _cell_words(notebook: Any) -> definitions.Words:
-    trees = [_parsed(c.source) or ast.Constant(c.source) for c in chapters.code_cells(notebook)]
-    return frozenset().union(*map(definitions.words, trees))
+def _cells(notebook: Any, names: Names = ()) -> definitions.Part:
+    """The code cells of a notebook as one statement: what they do, in order, with the tags that change it."""
+    cells = chapters.code_cells(notebook)
+    trees = [_parsed(c.source) for c in cells]
+    whole = ast.Module([statement for tree in trees if tree for statement in tree.body], [])
+    _former(whole, "", names)  # in place, so that a name that one cell imports is known in all
+    done = [
+        [_cell(cell.source, tree), sorted(_RUNS_DIFFERENTLY & set(chapters.tags(cell)))]
+        for cell, tree in zip(cells, _split(whole, trees), strict=True)
+    ]
+    strings = ast.List([ast.Constant(cell.source) for cell, tree in zip(cells, trees, strict=True) if tree is None])
+    words = definitions.words(whole) | definitions.words(strings)
+    bound = definitions.bindings(whole, fedlib_modules())
+    return definitions.Part(digest(done), words, definitions.wholes(whole, bound))
+
+
+def _split(whole: ast.Module, trees: list[ast.Module | None]) -> list[ast.Module | None]:
+    """The statements of ``whole`` as cells again, in which there were as many as in ``trees``."""
+    parts: list[ast.Module | None] = []
+    at = 0
+    for tree in trees:
+        parts.append(tree and ast.Module(whole.body[at : at + len(tree.body)], []))
+        at += len(tree.body) if tree else 0
+    return parts
 
 
 def cells_digest(notebook: Any) -> str:
     """Hash of the code cells of a notebook, in order, and of the tags that change what they do."""
-    cells = chapters.code_cells(notebook)
-    return digest([[_cell(c.source), sorted(_RUNS_DIFFERENTLY & set(chapters.tags(c)))] for c in cells])
+    return _cells(notebook).digest
 
 
-@lru_cache(maxsize=1024)
-def _module(path: Path, mtime_ns: int, size: int) -> definitions.Module:
+def _path(name: str) -> Path:
+    """The file of a module, or of a package's ``__init__``."""
+    path = chapters.ROOT.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@lru_cache(maxsize=4096)
+def _module(
+    path: Path, mtime_ns: int, size: int, name: str, names: Names, known: tuple[str, ...]
+) -> definitions.Module:
     source = path.read_bytes()
     try:
         tree = _without_docstrings(ast.parse(source), module=True)
     except SyntaxError:
-        return definitions.Module([(hashlib.sha256(source).hexdigest()[:16], frozenset())])
-    assert isinstance(tree, ast.Module)
-    return definitions.Module.of(tree, lambda statement: digest(_tree(statement)))
+        unreadable = definitions.Part(hashlib.sha256(source).hexdigest()[:16], frozenset(), frozenset())
+        return definitions.Module([unreadable])
+    package = path.name == "__init__.py"
+    tree = _former(tree, name if package else name.rpartition(".")[0], names)
+    bound = definitions.bindings(tree, known)
+    return definitions.Module.of(tree, lambda statement: digest(_tree(statement)), bound, package)
 
 
-def module(name: str) -> definitions.Module | None:
+def module(name: str, names: Names = (), known: tuple[str, ...] = ()) -> definitions.Module | None:
     """A fedlib module in parts; None when it is not there."""
-    path = chapters.ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    path = _path(name)
     try:
         stat = path.stat()
+        return _module(path, stat.st_mtime_ns, stat.st_size, name, names, known)
     except OSError:
         return None
-    return _module(path, stat.st_mtime_ns, stat.st_size)
 
 
 def fedlib_modules() -> list[str]:
-    """Every module of fedlib but the packages' __init__, which hold re-exports only."""
-    paths = (chapters.ROOT / "fedlib").rglob("*.py")
-    names = [p.relative_to(chapters.ROOT).with_suffix("").parts for p in paths if p.name != "__init__.py"]
-    return sorted(".".join(parts) for parts in names)
+    """Every module and package of fedlib."""
+    paths = (p.relative_to(chapters.ROOT).with_suffix("") for p in (chapters.ROOT / "fedlib").rglob("*.py"))
+    return sorted(".".join(p.parts[:-1] if p.name == "__init__" else p.parts) for p in paths)
 
 
 def requirements_digest() -> str:
     """Hash of the pins of the packages that compute or draw; a new version of a Sphinx theme moves no number."""
     path = chapters.ROOT / "requirements.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = files.read_text(path).splitlines() if path.exists() else []
     pins = [pin for line in lines if (pin := line.split("#", 1)[0].strip())]
     return digest(sorted(pin for pin in pins if pin.split("=", 1)[0].strip().lower() in COMPUTING))
 
@@ -122,31 +194,56 @@ def requirements_digest() -> str:
 class Sources:
     """The sources of one chapter at one moment: taken before its run, so that an edit meanwhile makes it stale."""
 
-    cells: str
-    words: definitions.Words
+    slug: str
+    cells: definitions.Part
     modules: dict[str, definitions.Module]
     requirements: str
+    names: Names = ()
 
     @classmethod
-    def take(cls, slug: str) -> Sources:
-        notebook = chapters.read(slug)
-        modules = {name: found for name in fedlib_modules() if (found := module(name))}
-        return cls(cells_digest(notebook), _cell_words(notebook), modules, requirements_digest())
+    def take(cls, slug: str, names: Names = ()) -> Sources:
+        former = dict(names)
+        present = fedlib_modules()
+        known = tuple(sorted(former.get(name, name) for name in present))
+        found = {former.get(name, name): module(name, names, known) for name in present}
+        modules = {name: there for name, there in found.items() if there}
+        return cls(slug, _cells(chapters.read(slug), names), modules, requirements_digest(), names)
 
     def dependencies(
-        self, parameters: dict[str, Any], modules: list[str] | None = None, data: dict[str, str] | None = None
+        self, parameters: dict[str, Any], modules: Iterable[str] | None = None, data: dict[str, str] | None = None
     ) -> dict[str, Any]:
         """What a run depends on. Without `modules` (a run that never said which) all of fedlib counts."""
-        names = sorted(self.modules if modules is None else modules)
-        there = {n: self.modules[n] for n in names if n in self.modules}
-        reached = definitions.reachable(self.words, there.values())
+        imported = set(self.modules if modules is None else modules)
+        reached = definitions.reachable(self.cells, self.modules, imported)
+        imported |= {name for name in self.modules if reached.whole(name)}
         return {
-            "cells": self.cells,
-            "modules": {n: digest(there[n].reached(reached)) if n in there else _MISSING for n in names},
+            "cells": self.cells.digest,
+            "modules": {name: self._digest(name, reached) for name in sorted(imported)},
             "parameters": parameters,
             "data": data or {},
             "requirements": self.requirements,
         }
+
+    def _digest(self, name: str, reached: definitions.Reached) -> str:
+        if name not in self.modules:
+            return _MISSING
+        return digest([part.digest for part in self.modules[name].parts(reached.words, reached.whole(name))])
+
+    def as_named(self, modules: Mapping[str, str]) -> Sources:
+        """The same, with modules that have gone since ``modules`` (digests by name) found again by what they hold."""
+        sources = self
+        for _ in modules:
+            gone = {was: name for name, was in modules.items() if name not in sources.modules}
+            strange = [name for name in sources.modules if name not in modules] if gone else []
+            former = next(((new, old) for new in strange if (old := gone.get(sources._alone(new, modules)))), None)
+            if former is None:
+                break
+            sources = Sources.take(self.slug, (*sources.names, former))
+        return sources
+
+    def _alone(self, name: str, modules: Iterable[str]) -> str:
+        """Digest of a module beside those that a run imported."""
+        return self._digest(name, definitions.reachable(self.cells, self.modules, {*modules, name}))
 
 
 def find_pack(name: str) -> Path | None:
@@ -156,38 +253,29 @@ def find_pack(name: str) -> Path | None:
     return next((p for p in paths if p.is_file()), None)
 
 
-def packs(names: list[str]) -> dict[str, Any]:
-    """State of the data files of a run, to be compared later."""
-    found = {}
-    for name in names:
-        if path := find_pack(name):
-            stat = path.stat()
-            found[name] = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": files.sha256(path)}
-    return found
+def packs(names: list[str]) -> dict[str, str]:
+    """Checksums of the data files of a run, to be compared later."""
+    return {name: files.sha256(path) for name in names if (path := find_pack(name))}
 
 
-def _data_now(data: dict[str, str], known: dict[str, Any]) -> dict[str, str]:
+def _data_now(data: dict[str, str], known: dict[str, str]) -> dict[str, str]:
     """Checksums of the data as they are now. A file that is not here cannot have changed: its checksum stands."""
     now = dict(data)
     for name, was in known.items():
         path = find_pack(name)
-        if path is None or name not in now:
-            continue
-        stat = path.stat()
-        touched = (stat.st_size, stat.st_mtime_ns) != (was["size"], was["mtime_ns"])
-        if touched and (sha := files.sha256(path)) != was["sha256"]:
+        if path and name in now and (sha := files.sha256(path)) != was:
             now[name] = f"changed to {sha}"
     return now
 
 
-def changes(slug: str, dependencies: dict[str, Any], known_packs: dict[str, Any] | None = None) -> list[str]:
+def changes(slug: str, dependencies: dict[str, Any], known_packs: dict[str, str] | None = None) -> list[str]:
     """What is no longer as the dependencies of a run say; empty when the run is fresh."""
-    changed = []
-    now = Sources.take(slug).dependencies({}, list(dependencies["modules"]))
+    changed, modules = [], dependencies["modules"]
+    now = Sources.take(slug).as_named(modules).dependencies({}, modules)
     if now["cells"] != dependencies["cells"]:
         changed.append("the chapter's code cells")
     else:  # other cells may reach other definitions, which says nothing about modules
-        changed += [name for name, was in dependencies["modules"].items() if now["modules"][name] != was]
+        changed += [name for name, is_ in now["modules"].items() if modules.get(name) != is_]
     data = _data_now(dependencies["data"], known_packs or {})
     changed += [f"data set {name}" for name, was in dependencies["data"].items() if data[name] != was]
     if now["requirements"] != dependencies["requirements"]:

@@ -82,8 +82,8 @@ def accept(slug: str) -> bool:
     if faults := _faults(golden):
         raise PressError(f"{chapters.chapter_path(slug)}: {faults[0]}")
     path = chapters.golden_path(slug)
-    text = nbformat.writes(golden) + "\n"
-    before = path.read_text(encoding="utf-8") if path.exists() else None
+    text = (nbformat.writes(golden) + "\n").encode()
+    before = path.read_bytes() if path.is_file() else None
     files.write(path, text)
     return text != before
 
@@ -104,12 +104,18 @@ def problems(slug: str) -> list[str]:
     path = chapters.golden_path(slug)
     if not path.exists():
         return [f"{path} is missing: python -m book run {slug} --profile smoke, then accept {slug} --profile smoke"]
-    golden = nbformat.read(path, as_version=4)
-    faults = [f"{path}: {fault}" for fault in _faults(golden)]
+    try:
+        golden = nbformat.read(path, as_version=4)
+        nbformat.validate(golden)
+        faults = [f"{path}: {fault}" for fault in _faults(golden)]
+        code = freshness.cells_digest(golden)
+    except Exception as error:  # nbformat raises whatever a damaged file makes of it
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        return [f"{path} is no notebook ({line}); restore it from git, or accept {slug} --profile smoke again"]
     chapter = chapters.read(slug)
     for cell in chapters.code_cells(chapter):
         if "parameters" in chapters.tags(cell):
             cell.source = bake(cell.source, {"profile": "smoke"})
-    if freshness.cells_digest(chapter) != freshness.cells_digest(golden):
+    if freshness.cells_digest(chapter) != code:
         faults.append(f"{path} holds other code than the chapter: run and accept its smoke profile again")
     return faults

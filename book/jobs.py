@@ -8,12 +8,13 @@ from __future__ import annotations
 import collections
 import json
 import os
+import signal
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from book import cards, chapters, execute, files, freshness, parameters, records
+from book import cards, chapters, execute, files, freshness, parameters, records, remote
 from book.errors import PressError
 
 # At these profiles a chapter has one thread whatever the machine: its numbers must not depend on how many chapters run
@@ -22,7 +23,7 @@ ONE_THREAD = ("smoke", "quick", "real")
 
 
 def _tail() -> collections.deque[str]:
-    return collections.deque(maxlen=200)
+    return collections.deque(maxlen=remote.SHOWN)
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Job:
     seconds: float | None = None
     memory: float | None = None
     since: float = 0.0
+    died: bool = False  # without a record; its output is in the file `trace`
     tail: collections.deque[str] = field(default_factory=_tail)
 
     @property
@@ -70,7 +72,7 @@ class Job:
         """The chapter's own line on how far it is, or whom it waits for."""
         if self.tail and self.tail[-1].startswith("waits for"):
             return self.tail[-1]
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             return execute.progress_path(self.slug, self.stem).read_text(encoding="utf-8").strip()
         return ""
 
@@ -89,9 +91,40 @@ class Job:
                 lines = [line for line in str(error.get("message", "")).splitlines() if line.strip()]
                 self.message = f"{error.get('type', 'error')}: {lines[0] if lines else ''}".strip()
             return
-        self.status = "error"
-        last = [line for line in self.tail if line.strip()]
-        self.message = last[-1] if last else f"its process ended with status {status} and said nothing"
+        self.status, self.message = "error", self._cause(status)
+        if status == execute.UNABLE and not any(line.startswith("Traceback") for line in self.tail):
+            return  # a PressError, which says it all
+        with suppress(PressError):  # on a full disk the message must do
+            files.write(self.trace, "\n".join([self.message, "", "Output of its process:", *self.tail]) + "\n")
+            self.died = True
+
+    @property
+    def trace(self) -> Path:
+        """The file with the traceback of a run that failed, or with the output of a process that died."""
+        return chapters.executed_path(self.slug, self.stem).with_suffix(".traceback.txt")
+
+    def _cause(self, status: int) -> str:
+        """Why the child ended without a result, in one line."""
+        words = execute.last_words(self.tail)
+        if status == execute.UNABLE and words:
+            return words
+        if status < 0:
+            ended = f"its process was ended by {signal_name(-status)}"
+            if status == -signal.SIGKILL:
+                ended = f"{ended}: killed by the system, perhaps for want of memory, or by somebody"
+        elif status == 0:
+            ended = f"its process left no record that can be read: {chapters.record_path(self.slug, self.stem)}"
+        else:
+            ended = f"its process ended with status {status}"
+        quiet = not words or words == "runs"  # what every child says when it begins
+        return f"{ended}, without a word" if quiet else f"{words} ({ended})"
+
+
+def signal_name(number: int) -> str:
+    """Such as SIGKILL."""
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
 
 
 def cores() -> int:
@@ -119,16 +152,26 @@ def plan(
     """Check everything that was asked for, before anything runs; the longest chapters come first.
 
     No slug means all chapters that have the profile; a parameter given several times means a run for each combination
-    of values. Raises PressError for an unknown slug, profile or parameter, an ill-typed value, or a card that is not
-    right.
+    of values. Raises PressError for an unknown slug, profile or parameter, an ill-typed value, or a chapter asked for
+    by name whose card or parameters are not right. Among all chapters, such a one is a job that has failed already.
     """
     chapters.require_profile(profile)
     for slug in slugs:
         chapters.require(slug)
-    known = cards.all_cards(list(dict.fromkeys(slugs)) or None)
-    if not known:
+    known, jobs, faults = {}, dict[tuple[str, str], Job](), []
+    for slug in dict.fromkeys(slugs or chapters.slugs()):
+        try:
+            known[slug] = cards.load(slug)
+            parameters.of(slug)
+        except PressError as error:
+            faults.append(str(error))
+            known.pop(slug, None)
+            message = "; ".join(str(error).splitlines())
+            jobs[slug, ""] = Job(slug, profile, {}, 0.0, status="error", message=message)
+    if slugs and faults:
+        raise PressError("\n".join(faults))
+    if not known and not faults:
         raise PressError(f"there is no chapter in {chapters.ROOT / 'papers'}; `python -m book new <slug>` makes one")
-    jobs = {}
     for slug, card in known.items():
         if profile not in card.profiles:
             if slugs:
@@ -148,23 +191,29 @@ UNWANTED = ("MPLBACKEND", "FEDLIB_RESUME", "FEDLIB_PROGRESS", "FEDLIB_PART")
 def settings(thread_count: int) -> dict[str, str]:
     """What the environment of a chapter's process must say on every machine."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(thread_count))
-    return counts | {"PYTHONHASHSEED": "0"}
+    return counts | {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 
 
 def child_environment(thread_count: int) -> dict[str, str]:
     """Environment of a chapter's process and kernel."""
     env = {k: v for k, v in os.environ.items() if k not in UNWANTED}
     press = str(Path(__file__).parents[1])
-    paths = [str(chapters.ROOT), press, *env.get("PYTHONPATH", "").split(os.pathsep)]
-    search = os.pathsep.join(dict.fromkeys(p for p in paths if p))
+    # A kernel starts in the chapter's folder, where an entry such as "offline" would lead nowhere.
+    given = [str(Path(p).absolute()) for p in env.get("PYTHONPATH", "").split(os.pathsep) if p]
+    search = os.pathsep.join(dict.fromkeys([str(chapters.ROOT), press, *given]))
     return env | settings(thread_count) | {"PYTHONPATH": search, "FEDBOOK_ROOT": str(chapters.ROOT)}
 
 
 def pending(jobs: list[Job]) -> list[Job]:
     """The jobs that have to run; the others are marked fresh. Folders are made, which finds a read-only disk early."""
-    for job in jobs:
+    for job in (job for job in jobs if job.status == "waiting"):
         files.make_folder(chapters.executed_path(job.slug, job.stem).parent)
-        if not job.force and freshness.state(job.slug, job.stem) == "fresh":
-            job.status = "fresh"
-            job.take_record()
+        try:
+            fresh = not job.force and freshness.state(job.slug, job.stem) == "fresh"
+        except PressError as error:
+            job.status, job.message = "error", "; ".join(str(error).splitlines())
+        else:
+            if fresh:
+                job.status = "fresh"
+                job.take_record()
     return [job for job in jobs if job.status == "waiting"]

@@ -25,7 +25,7 @@ def _paths(name: str) -> tuple[Path, Path]:
 
 def holder(name: str) -> str:
     """Who holds the lock, in words: "pid 1234, since 10:03:22 (run feddf)"."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         if text := _paths(name)[1].read_text(encoding="utf-8").strip():
             return text
     return "another press"

@@ -6,11 +6,8 @@ import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from book import chapters, website
+from book import cards, chapters, files, website
 from book.errors import PressError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -35,7 +32,7 @@ NUMBERED = "html {{ counter-reset: page {before} }}"
 
 def write(target: Path, site: Path | None = None, documents: list[str] | None = None) -> Path:
     """Print ``documents`` (the whole table of contents) into one PDF. Raises PressError without site or Chromium."""
-    site = site or website.index_page().parent
+    site = site or website.require().parent
     documents = documents if documents is not None else contents()
     if missing := [name for name in documents if not (site / f"{name}.html").is_file()]:
         raise PressError(f"{site / missing[0]}.html is missing; build the website first: python -m book build")
@@ -47,14 +44,17 @@ def write(target: Path, site: Path | None = None, documents: list[str] | None = 
     from pypdf import PdfReader, PdfWriter
 
     book = PdfWriter()
-    for title, printed in printed_pages(site, documents, browser):
-        book.append(PdfReader(io.BytesIO(printed)), outline_item=title)
-    book.add_metadata({"/Title": str(book_title()), "/Creator": "Chromium, pypdf"})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_suffix(".part")
-    with aside.open("wb") as file:
-        book.write(file)
-    aside.replace(target)
+    book.add_metadata({"/Title": book_title(), "/Creator": "Chromium, pypdf"})
+    from playwright.sync_api import Error
+
+    try:
+        for title, printed in printed_pages(site, documents, browser):
+            book.append(PdfReader(io.BytesIO(printed)), outline_item=title)
+    except Error as error:
+        raise PressError(f"{browser} could not print the book: {str(error).strip().splitlines()[0]}") from error
+    whole = io.BytesIO()
+    book.write(whole)
+    files.write(target, whole.getvalue())
     return target
 
 
@@ -80,11 +80,22 @@ def printed_pages(site: Path, documents: list[str], browser: str) -> Iterator[tu
 
 def contents() -> list[str]:
     """Every page in the order of ``_toc.yml``."""
-    toc: dict[str, Any] = yaml.safe_load((chapters.ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    path = chapters.ROOT / "_toc.yml"
+    toc = cards.read_yaml(path)
+    try:
+        return [str(toc["root"]), *(str(chapter["file"]) for part in toc["parts"] for chapter in part["chapters"])]
+    except (KeyError, TypeError) as error:
+        raise PressError(
+            f"{path}: expected root, and parts with chapters that each name a file, got {error}"
+        ) from error
 
 
 def book_title() -> str:
     """The book's title, as ``_config.yml`` has it; "" where there is none."""
     path = chapters.ROOT / "_config.yml"
-    return str(yaml.safe_load(path.read_text(encoding="utf-8")).get("title", "")) if path.exists() else ""
+    if not path.exists():
+        return ""
+    config = cards.read_yaml(path)
+    if not isinstance(config, dict):
+        raise PressError(f"{path}: expected settings such as title, got {type(config).__name__}")
+    return str(config.get("title", ""))

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 from book import chapters, files
 from book.errors import PressError
 
 Record = dict[str, Any]
+EVIDENCE = "application/vnd.fedlib.evidence+json"
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Checksum of everything in a record or in evidence but the checksum itself."""
+    kept = {name: value for name, value in content.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def read(slug: str, stem: str) -> Record | None:
-    """The record of the last run, failed or not; None when there is none that can be read."""
+    """The record of the last run, failed or not; None when there is none, or not as :func:`write` left it."""
     try:
         record = files.read_json(chapters.record_path(slug, stem))
-    except PressError:  # damaged by hand: as good as none, the chapter is run again
-        return None
-    return record if isinstance(record, dict) and "status" in record else None
+    except PressError:
+        record = None
+    whole = isinstance(record, dict) and record.get("digest") == digest(record)
+    return record if whole else None  # damaged or edited by hand: as good as none, the chapter is run again
+
+
+def write(slug: str, stem: str, record: Record) -> None:
+    """Put a record in place, with its checksum."""
+    files.write_json(chapters.record_path(slug, stem), record | {"digest": digest(record)})
+
+
+def published(notebook: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an executed chapter published: the last output that carries evidence, None when there is none."""
+    outputs = [o for c in notebook["cells"] if c["cell_type"] == "code" for o in c["outputs"]]
+    found = [o["data"][EVIDENCE] for o in outputs if EVIDENCE in o.get("data", {})]
+    return dict(found[-1]) if found else None
 
 
 def good(record: Record | None) -> Record | None:

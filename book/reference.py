@@ -10,13 +10,14 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from book import cards, chapters, files, freshness, records
+from book import cards, chapters, files, freshness, records, schema
 from book.errors import PressError
 from fedlib import evidence as statistics
 
 Evidence = dict[str, Any]
 DIGITS = 6
-PROFILES = ("quick", "real", "full")  # smoke is guarded by its golden notebook instead
+PROFILES = ("quick", "real", "full")  # those that readers see; smoke guards the code
+TERMS = ("metric", "against", "direction", "least", "neutral", "kind")  # of a claim, as they were when it was judged
 
 
 def rounded(value: float) -> float:
@@ -40,30 +41,42 @@ def statistics_of(values: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def build(card: cards.Card, record: records.Record) -> Evidence:
-    """The evidence of a run, in the form in which it is committed."""
-    run = record["evidence"]
-    metrics = {name: statistics_of(values) for name, values in run["metrics"].items()}
-    claims = {c.id: judge(c, metrics) for c in card.claims if record["profile"] in c.profiles}
-    return {
+def build(card: cards.Card, record: records.Record, published: dict[str, Any]) -> Evidence:
+    """The evidence of a run, in the form in which it is committed: its numbers are those in the executed notebook."""
+    metrics = {name: statistics_of(values) for name, values in published["metrics"].items()}
+    ran = record["evidence"]  # where it ran: with parts of the seeds elsewhere, there as well
+    made = {
         "slug": card.slug,
         "profile": record["profile"],
-        "seeds": run["seeds"],
-        "claims": {i: {"value": r.value, "interval": r.interval, "verdict": r.verdict} for i, r in claims.items()},
+        "seeds": published["seeds"],
+        "claims": {c.id: judged(c, metrics) for c in card.claims if record["profile"] in c.profiles},
         "metrics": metrics,
         "provenance": {
             "hash": record["hash"],
             "commit": record["commit"],
             "dirty": record["dirty"],
             "date": record["finished"],
-            "device": run["device"],
+            "device": ran["device"],
+            "processor": ran["processor"],
             "threads": record["threads"],
             "seconds": record["seconds"],
             "peak_memory_mb": record["peak_memory_mb"],
-            "versions": run["versions"],
+            "versions": ran["versions"],
         },
         "dependencies": record["dependencies"],
     }
+    return made | {"digest": records.digest(made)}
+
+
+def terms(claim: cards.Claim) -> dict[str, Any]:
+    """What a claim asks for."""
+    return {name: getattr(claim, name) for name in TERMS}
+
+
+def judged(claim: cards.Claim, metrics: dict[str, Any]) -> dict[str, Any]:
+    """A claim as evidence keeps it: what it asks for, and what came of it."""
+    result = judge(claim, metrics)
+    return terms(claim) | {"value": result.value, "interval": result.interval, "verdict": result.verdict}
 
 
 @dataclass(frozen=True)
@@ -109,15 +122,18 @@ def judge(claim: cards.Claim, metrics: dict[str, Any]) -> Result:
 
 
 def committed(slug: str, profile: str) -> Evidence | None:
-    """The committed reference, or None. Raises PressError when it is not what `accept` writes."""
+    """The committed reference, or None. Raises PressError when it is not what `accept` writes for this chapter."""
     path = chapters.evidence_path(slug, profile)
     evidence = files.read_json(path)
     if evidence is None:
         return None
-    wanted = {"slug", "profile", "seeds", "claims", "metrics", "provenance", "dependencies"}
-    if not isinstance(evidence, dict) or (lacking := sorted(wanted - set(evidence))):
-        what = f"lacks {lacking[0]!r}" if isinstance(evidence, dict) else "is no evidence"
-        raise PressError(f"{path} {what}; restore it from git, or accept a run again")
+    remedy = f"restore it from git, or run again and accept: python -m book accept {slug} --profile {profile}"
+    schema.require(schema.Committed, evidence, path, remedy)
+    for name, wanted in (("slug", slug), ("profile", profile)):
+        if evidence[name] != wanted:
+            raise PressError(f"{path} is the evidence of another {name} ({evidence[name]}, not {wanted}); {remedy}")
+    if evidence["digest"] != records.digest(evidence):
+        raise PressError(f"{path} was edited: its contents do not have the checksum it names; {remedy}")
     return evidence
 
 
@@ -126,7 +142,9 @@ def run_evidence(slug: str, profile: str) -> Evidence | None:
     if freshness.state(slug, profile) != "fresh":
         return None
     record = records.good(records.read(slug, profile))
-    return build(cards.load(slug), record) if record else None
+    notebook = files.read_json(chapters.executed_path(slug, profile))  # has the checksum in the record: it is fresh
+    published = records.published(notebook)
+    return build(cards.load(slug), record, published) if record and published else None
 
 
 def evidence_for(slug: str, profile: str) -> Evidence | None:
@@ -177,10 +195,18 @@ def accept(slug: str, profile: str) -> tuple[Evidence | None, Evidence]:
     for claim in (c for c in card.claims if profile in c.profiles):
         if problem := judge(claim, new["metrics"]).problem:
             raise PressError(f"{slug}, {profile}, claim {claim.id!r}: {problem}; record it, or correct the claim")
-    before = committed(slug, profile)
+    try:
+        before = committed(slug, profile)
+    except PressError:  # what cannot be read or was edited is replaced
+        before = None
     files.remove_parts(chapters.evidence_path(slug, profile).parent, profile)
     files.write(chapters.evidence_path(slug, profile), layout(new))
     return before, new
+
+
+def unknown_data(evidence: Evidence) -> str:
+    """The data sets of a run that are not what a card of this book says, in words; "" when all are."""
+    return ", ".join(name for name, sha in evidence["dependencies"]["data"].items() if sha.startswith("unknown:"))
 
 
 def layout(evidence: Evidence) -> str:

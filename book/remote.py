@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SHOWN = 200  # last lines of output that come back
+SHOWN = 200  # last lines of output that are kept
 
 
 @dataclass
@@ -64,7 +64,8 @@ def run(errand: Errand, *contents: dict[str, bytes]) -> Answer:
 def _run(errand: Errand, root: Path, press: str) -> Answer:
     # Ray's variables describe this worker, not the process that it starts.
     own = {k: v for k, v in os.environ.items() if k not in errand.unwanted and not k.startswith("RAY_")}
-    search = dict.fromkeys(p for p in [str(root), press, *own.get("PYTHONPATH", "").split(os.pathsep)] if p)
+    given = [str(Path(p).absolute()) for p in own.get("PYTHONPATH", "").split(os.pathsep) if p]
+    search = dict.fromkeys([str(root), press, *given])
     places = {"PYTHONPATH": os.pathsep.join(search), "FEDBOOK_ROOT": str(root)}
     # The process leaves, and takes its kernel along, when its standard input closes: that is when this worker ends,
     # because Ray was told to stop it or because its machine is lost to the cluster.
@@ -73,7 +74,7 @@ def _run(errand: Errand, root: Path, press: str) -> Answer:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         cwd=root,
         env=errand.defaults | own | errand.settings | places,

@@ -29,7 +29,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             cwd=chapters.ROOT,
             env=child_environment(thread_count),

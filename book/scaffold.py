@@ -196,7 +196,6 @@ def _card(slug: str) -> dict[str, object]:
         "links": {"paper": None, "code": None},
         "builds_on": [],
         "profiles": {name: {"seconds": s, **needs} for name, s in seconds.items()},
-        "tolerance": {"*": 0.0},
         "claims": [],
     }
 

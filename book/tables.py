@@ -8,6 +8,7 @@ from rich.table import Table
 
 from book import cards, chapters, freshness, records, reference
 from book.board import styled
+from book.errors import PressError
 
 _COLOURS = {
     "holds": "green",
@@ -22,13 +23,20 @@ def _plain(*headers: str) -> Table:
     return Table(*headers, box=None, padding=(0, 2, 0, 0), header_style="bold")
 
 
-def chapter_list(console: Console) -> None:
-    """One line a chapter: what it is, and the state of its run at each profile."""
-    table = _plain("chapter", "title", "part", *chapters.PROFILES)
-    for slug, card in cards.all_cards().items():
-        states = [styled(freshness.state(slug, p)) if p in card.profiles else "-" for p in chapters.PROFILES]
+def chapter_list(console: Console) -> list[str]:
+    """One line a chapter: what it is, and the state of its run at each profile. Returns why some are not listed."""
+    table, faults = _plain("chapter", "title", "part", *chapters.PROFILES), []
+    for slug in chapters.slugs():
+        try:
+            card = cards.load(slug)
+            states = [styled(freshness.state(slug, p)) if p in card.profiles else "-" for p in chapters.PROFILES]
+        except PressError as error:
+            faults += str(error).splitlines()
+            continue
         table.add_row(slug, escape(card.title), card.part or "-", *states)
-    console.print(table)
+    if table.row_count:
+        console.print(table)
+    return faults
 
 
 def number(value: float, unit: str) -> str:
@@ -49,9 +57,14 @@ def measured(result: reference.Result, unit: str) -> str:
 
 def claims(console: Console, slugs: list[str]) -> None:
     """The claims of chapters: the paper's number, ours with its interval, and the verdict, profile by profile."""
-    table = _plain("chapter", "claim", "profile", "paper", "measured", "verdict")
+    table, faults = _plain("chapter", "claim", "profile", "paper", "measured", "verdict"), []
     for slug in slugs:
-        for row in reference.claims_for(slug):
+        try:
+            rows = reference.claims_for(slug)
+        except PressError as error:
+            faults += str(error).splitlines()
+            continue
+        for row in rows:
             for profile, result in row.results.items():
                 mark = " (earlier code)" if result.stale else ""
                 verdict = f"[{_COLOURS[result.verdict]}]{result.verdict}[/]{mark}"
@@ -59,6 +72,8 @@ def claims(console: Console, slugs: list[str]) -> None:
                 table.add_row(slug, row.claim.id, profile, escape(row.claim.paper or "-"), ours, verdict)
     if table.row_count:
         console.print(table)
+    for fault in faults:
+        console.print(fault, markup=False, highlight=False, soft_wrap=True)
 
 
 def chapter(console: Console, slug: str) -> None:

@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from string import Template
+from typing import Any
 
-from book import chapters, files, freshness, jobs, locking
+from book import cards, chapters, checks, files, freshness, jobs, locking, reference
 from book.errors import PressError, cannot
 
 _SOURCES = ("papers", "book", "fedlib", "benchmarks", "tests", "data")
@@ -37,9 +39,18 @@ def index_page() -> Path:
 
 
 def unpublishable() -> list[str]:
-    """Chapters whose quick run may not be published, each with the reason."""
-    reasons = ((slug, freshness.why(slug, "quick")) for slug in chapters.slugs())
-    return [f"{slug}: {reason}" for slug, reason in reasons if reason]
+    """Chapters whose quick run or committed evidence may not be published, each with the reason."""
+    found = []
+    for slug in chapters.slugs():
+        try:
+            reasons = [freshness.why(slug, "quick")]
+            for profile in reference.PROFILES:
+                if evidence := reference.committed(slug, profile):
+                    reasons += [f"{profile}, {text}" for text in checks.faults(cards.load(slug), evidence)]
+        except PressError as error:
+            reasons = [str(error)]
+        found += [f"{slug}: {reason}" for reason in reasons if reason]
+    return found
 
 
 def _inputs() -> Iterator[Path]:
@@ -69,6 +80,7 @@ def build(draft: bool = False) -> tuple[Path, bool]:
     Raises PressError when a chapter was never executed, is stale or failed (not with `draft`, where pages
     say so themselves), and when Sphinx warns or fails; the last good website then stays where it is.
     """
+    restore()
     if not draft and (problems := unpublishable()):
         listed = "\n".join(f"  {p}" for p in problems)
         raise PressError(f"not published:\n{listed}\nrun `python -m book run`, or build with --draft")
@@ -79,7 +91,7 @@ def build(draft: bool = False) -> tuple[Path, bool]:
             built = files.read_json(stamp) or {}
         except PressError:
             built = {}
-        if built.get("inputs") == digest and index_page().exists():
+        if isinstance(built, dict) and built.get("inputs") == digest and index_page().exists():
             return index_page(), False
         made = _sphinx(draft)
         _put_in_place(made, stamp)
@@ -109,7 +121,7 @@ def _sphinx(draft: bool) -> Path:
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
     )
     log = _COLOURS.sub("", done.stdout)
@@ -117,6 +129,8 @@ def _sphinx(draft: bool) -> Path:
     files.write(log_path, log)
     made = aside / "_build" / "html"
     if done.returncode != 0 or not (made / "index.html").exists():
+        if done.returncode < 0:
+            log += f"\nError: Sphinx was ended by {jobs.signal_name(-done.returncode)}"
         lines = list(dict.fromkeys(line.strip() for line in log.splitlines() if _PROBLEM.search(line)))
         shown = "\n".join(f"  {line}" for line in (lines or log.splitlines())[-40:])
         raise PressError(f"the website was not built (the last good one is kept):\n{shown}\nfull log: {log_path}")
@@ -126,25 +140,69 @@ def _sphinx(draft: bool) -> Path:
 
 
 def _put_in_place(made: Path, stamp: Path) -> None:
-    site, old = index_page().parent, chapters.build_folder() / "old-site"
+    """Exchange the website for a new one. No system does that in one step everywhere; whoever is ended between the two
+    leaves the last one aside, where `restore` finds it.
+    """
+    site, old = index_page().parent, _aside()
     try:
         stamp.unlink(missing_ok=True)
+    except OSError as error:
+        cannot("replace", stamp, error)
+    try:
         shutil.rmtree(old, ignore_errors=True)
         if site.exists():
             os.replace(site, old)
         os.replace(made, site)
     except OSError as error:
+        if not site.exists() and old.exists():
+            with suppress(OSError):
+                os.replace(old, site)
         cannot("put in place", site, error)
     for leftover in (old, chapters.build_folder() / "new-site"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def serve(port: int, host: str = "127.0.0.1") -> http.server.ThreadingHTTPServer:
-    """A server of the website, ready to `serve_forever`. Raises PressError without a website or a free port."""
+def _aside() -> Path:
+    return chapters.build_folder() / "old-site"
+
+
+def restore() -> None:
+    """Put the last website back where a press that was building the next one was ended before it had put it there."""
+
+    def gone() -> bool:
+        return not index_page().parent.exists() and (_aside() / "index.html").exists()
+
+    if gone():
+        with locking.hold("site", "put the last website back", lambda text: print(text, flush=True)):
+            if gone():  # nobody was at it
+                try:
+                    os.replace(_aside(), index_page().parent)
+                except OSError as error:
+                    cannot("put back", index_page().parent, error)
+
+
+def require() -> Path:
+    """The first page of the built website. Raises PressError when there is none."""
+    restore()
     if not index_page().exists():
         raise PressError(f"{index_page()} is missing; build the website first: python -m book build")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(index_page().parent))
+    return index_page()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves on when a reader has closed the page before it was there."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def serve(port: int, host: str = "127.0.0.1") -> Server:
+    """A server of the website, ready to `serve_forever`. Raises PressError without a website or a free port."""
+    if not 0 <= port <= 65535:
+        raise PressError(f"--port {port}: a port is a number from 1 to 65535, or 0 for any that is free")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(require().parent))
     try:
-        return http.server.ThreadingHTTPServer((host, port), handler)
+        return Server((host, port), handler)
     except OSError as error:
         raise PressError(f"cannot serve on port {port}: {error.strerror}; choose another with --port") from error

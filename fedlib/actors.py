@@ -1,7 +1,9 @@
 """Local training on many machines: a round's clients are dealt out to Ray actors with one thread (or a GPU share) each.
 
 Weights travel; data do not: samples and other large tensors are put into the cluster's object store once, and an actor
-keeps the samples that it was given as long as the federation has them. Every machine of the cluster needs fedlib.
+keeps the samples that it was given as long as the federation has them. One that was changed in place is sent anew, if
+torch has counted the change: it does not see what is written through ``.data`` or NumPy. Every machine of the cluster
+needs fedlib.
 """
 
 from __future__ import annotations

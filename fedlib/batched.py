@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedlib import rng, stacking
-from fedlib.executors import Context, Objective, Task, mean_loss, sequential
-from fedlib.models.net import Net, State
+from fedlib import promise, rng, stacking
+from fedlib.executors import Context, Objective, Task, mean_loss
+from fedlib.models.net import Net
 from fedlib.optim import SGD, Memory
 from fedlib.stacking import Stack
 
@@ -135,85 +133,10 @@ class _Plan:
 def unstackable(net: Net, objective: Objective, tasks: list[Task]) -> str:
     """Why these clients cannot be computed together, in words; empty when they can.
 
-    That an objective keeps its promise (:func:`~fedlib.executors.per_sample`) is tried once for each network.
+    That an objective keeps its promise (:func:`~fedlib.executors.per_sample`) is tried: :mod:`fedlib.promise`.
     """
-    if len({frozenset((n, w.shape) for n, w in t.context.own.items()) for t in tasks}) > 1:
-        return "clients keep different tensors for their objective"
-    known = net.notes
-    if objective not in known:
-        if reason := stacking.obstacle(net):
-            known[objective] = reason
-        elif not getattr(objective, "per_sample", False):
-            known[objective] = f"objective {getattr(objective, '__qualname__', objective)} is not marked per_sample"
-        else:
-            known[objective] = _broken_promise(net, objective, tasks)
-    return known[objective]
-
-
-def _broken_promise(net: Net, objective: Objective, tasks: list[Task]) -> str:
-    """Try two clients at weights where no term vanishes: with a received model for each, and with one for both."""
-    generator = rng.stream("does this objective keep its promise?")
-
-    def shaken(state: Mapping[str, Tensor]) -> State:
-        noise = {n: torch.randn(state[n].shape, generator=generator).to(state[n]) for n in net.parameters if n in state}
-        return {**state, **{n: state[n] + 0.05 * z for n, z in noise.items()}}
-
-    ends = [
-        replace(t, state=shaken(t.state), context=replace(t.context, received=shaken(t.context.received)))
-        for t in (tasks[0], tasks[-1])
-    ]
-    double = stacking.exact(net)
-    trials = (_trial(double, net, objective, ends, shared) for shared in (False, True))
-    return next(filter(None, trials), "")
-
-
-def _trial(double: Net, net: Net, objective: Objective, ends: list[Task], shared: bool) -> str:
-    """Compare one plain step of two clients alone and together."""
-    rule, name = SGD(1.0), getattr(objective, "__qualname__", objective)
-    starts, one, all_ = (_small(ends, double.dtype, shared) for _ in range(3))
-    try:
-        expected = sequential(double, one, objective, rule, 1.0)
-    except Exception:
-        if double is net:
-            raise  # it has nothing to do with the stack
-        return _trial(net, net, objective, ends, shared)  # it brings tensors of its own, that do not go with double
-    try:
-        found = train_stacked(double, all_, objective, rule, 1.0)
-    except Exception as error:  # whatever a layer or a loss makes of the additional dimensions
-        return f"objective {name} does not work on a stack ({type(error).__name__}: {error})"
-    tolerance = stacking.tolerance(double)
-    near = all(abs(a - b) <= tolerance * max(1.0, abs(a)) for a, b in zip(expected, found, strict=True))
-    for a, b, start in zip(one, all_, starts, strict=True):
-        floating = [n for n in a.state if a.state[n].is_floating_point()]
-        moved = max(float((a.state[n] - start.state[n]).abs().max()) for n in floating)
-        near = near and all(bool(((a.state[n] - b.state[n]).abs() <= tolerance * moved).all()) for n in a.state)
-    return "" if near else f"objective {name} or a layer does not give each client its own result on a stack"
-
-
-def _small(ends: list[Task], dtype: torch.dtype, shared: bool) -> list[Task]:
-    """The tasks as one step on three and on two samples, in ``dtype``; ``shared``: with one received model."""
-
-    def cast(t: Tensor) -> Tensor:
-        return t.to(dtype) if t.is_floating_point() else t
-
-    received = [{n: cast(t) for n, t in task.context.received.items()} for task in ends]
-    small = []
-    for task, anchor, n in zip(ends, received[:1] * 2 if shared else received, (3, 2), strict=True):
-        rows = task.samples[:n] if len(task.samples) >= n else torch.arange(n) % len(task.x)
-        made = replace(
-            task,
-            state={m: cast(t) for m, t in task.state.items()},
-            context=Context(anchor, {m: cast(t) for m, t in task.context.own.items()}, task.context.round),
-            x=task.x[rows] if task.prepare else cast(task.x[rows]),
-            y=cast(task.y[rows]),
-            samples=torch.arange(n),
-            order=torch.arange(n)[None],
-            batch_size=n,
-            prepare=task.prepare and partial(_prepared, task.prepare, dtype),
-        )
-        small.append(made)
-    return small
-
-
-def _prepared(prepare: Callable[[Tensor], Tensor], dtype: torch.dtype, x: Tensor) -> Tensor:
-    return prepare(x).to(dtype)
+    if reason := promise.unlike(tasks) or stacking.obstacle(net):
+        return reason
+    if not getattr(objective, "per_sample", False):
+        return f"objective {getattr(objective, '__qualname__', objective)} is not marked per_sample"
+    return promise.broken(net, objective, tasks, train_stacked)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlib import rng
+from fedlib import require, rng
 from fedlib.models.net import State, clone
 from fedlib.optim import SGD, Memory
 
@@ -136,8 +136,9 @@ class Calibration:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.samples, self.steps) < 0 or self.batch_size < 1 or not self.lr > 0:
-            raise ValueError(f"samples >= 0, steps >= 0, batch_size >= 1 and lr > 0 are needed, got {self}")
+        for name, least in (("samples", 0), ("steps", 0), ("batch_size", 1)):
+            require.whole(name, getattr(self, name), least)
+        require.real("lr", self.lr, above=0)
 
 
 def fit_head(head: Mapping[str, Tensor], z: Tensor, y: Tensor, how: Calibration, generator: torch.Generator) -> State:

@@ -7,9 +7,7 @@ there is to save. :func:`play` plays rounds so that an interruption costs no com
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -17,19 +15,17 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fedlib.federation import Federation
+from fedlib.identity import digest, settings
 from fedlib.packing import pack, unpack
 
 _KEPT = ("state", "own", "memory", "history")
-_FORMAT = "fedlib-federation-2"
+_FORMAT = "fedlib-federation-3"
 _AFRESH = "move it away to start afresh, or name another path"
 
 
@@ -56,7 +52,6 @@ def play(fed: Federation, rounds: int, path: str | os.PathLike[str], every: int 
         raise ValueError(f"{rounds} rounds wanted, but the federation has {fed.round}: ask for more, or {_AFRESH}")
     for left in target.parent.glob(f"{glob.escape(target.name)}.*.part"):  # by a process killed while it wrote
         shutil.rmtree(left)
-    before = _Kept(fed)
     with _termination():
         try:
             while True:
@@ -70,10 +65,8 @@ def play(fed: Federation, rounds: int, path: str | os.PathLike[str], every: int 
                     saved = fed.round
                 if fed.round == rounds:
                     return fed.history
-                before = _Kept(fed)
                 fed.play_round()
         except BaseException:
-            before.bring_back(fed)
             if fed.round > saved:
                 try:
                     save(fed, target)
@@ -94,7 +87,7 @@ def save(fed: Federation, path: str | os.PathLike[str]) -> None:
     from safetensors.torch import save_file
 
     kept, tensors = pack({name: getattr(fed, name) for name in _KEPT}, fed.device)
-    about = {"format": _FORMAT, "settings": _settings(fed), "round": fed.round, "kept": kept}
+    about = {"format": _FORMAT, "settings": settings(fed), "round": fed.round, "kept": kept}
     text = json.dumps(about | {"down": fed.ledger.down, "up": fed.ledger.up})
     target = Path(path)
     try:
@@ -104,7 +97,7 @@ def save(fed: Federation, path: str | os.PathLike[str]) -> None:
             prefix=f"{target.name}.", suffix=".part", dir=target.parent, ignore_cleanup_errors=True
         ) as folder:
             beside = Path(folder) / "checkpoint"
-            save_file(tensors, beside, metadata={"json": text, "sha256": _digest(text, tensors)})
+            save_file(tensors, beside, metadata={"json": text, "sha256": digest(tensors, text)})
             beside.chmod(0o644)
             _to_disk(beside)
             os.replace(beside, target)
@@ -121,7 +114,7 @@ def restore(fed: Federation, path: str | os.PathLike[str]) -> None:
     """Bring ``fed``, made with the same settings, to where :func:`save` left it; executor and device may differ.
 
     Raises ValueError, and leaves ``fed`` as it is, when the file is damaged, is no checkpoint, or belongs to another
-    algorithm, seed, model or setting.
+    algorithm, seed, model or setting, or to other data (:mod:`fedlib.identity`).
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -135,11 +128,21 @@ def restore(fed: Federation, path: str | os.PathLike[str]) -> None:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     if not {"json", "sha256"} <= header.keys():
         raise ValueError(f"{path} is no checkpoint of a federation (of form {_FORMAT}); {_AFRESH}")
-    if header["sha256"] != _digest(header["json"], tensors):
+    if header["sha256"] != digest(tensors, header["json"]):
         raise ValueError(f"checkpoint {path} is damaged: its contents do not have the checksum it names; {_AFRESH}")
     about = json.loads(header["json"])
-    here, there = {"format": _FORMAT, **_settings(fed)}, {"format": about["format"], **about["settings"]}
-    if other := [f"{n}: {there[n]!r} there, {here[n]!r} here" for n in here if n in there and there[n] != here[n]]:
+    if about["format"] != _FORMAT:
+        raise ValueError(
+            f"checkpoint {path} is of form {about['format']!r}, and this version of fedlib goes on from {_FORMAT!r} "
+            f"alone, which says what data it is of: finish with the version that wrote it, or {_AFRESH}"
+        )
+    here, there = json.loads(json.dumps(settings(fed))), about["settings"]
+    other = [
+        f"{n}: {there.get(n, 'nothing')!r} there, {here.get(n, 'nothing')!r} here"
+        for n in dict.fromkeys([*here, *there])
+        if json.dumps(here.get(n, "nothing")) != json.dumps(there.get(n, "nothing"))
+    ]
+    if other:
         raise ValueError(f"checkpoint {path} is of another federation ({'; '.join(other)}); {_AFRESH}")
     kept = unpack(about["kept"], tensors, fed.device)
     if {n: t.shape for n, t in kept["state"].items()} != {n: t.shape for n, t in fed.state.items()}:
@@ -147,28 +150,6 @@ def restore(fed: Federation, path: str | os.PathLike[str]) -> None:
     for name in _KEPT:
         setattr(fed, name, kept[name])
     fed.round, fed.ledger.down, fed.ledger.up = about["round"], about["down"], about["up"]
-
-
-class _Kept:
-    """A federation between two rounds: its dictionaries and lists copied, its tensors by reference."""
-
-    def __init__(self, fed: Federation):
-        self.round = fed.round
-        self.state, self.own, self.memory = _containers(fed.state), _containers(fed.own), _containers(fed.memory)
-        self.history, self.down, self.up = list(fed.history), list(fed.ledger.down), list(fed.ledger.up)
-
-    def bring_back(self, fed: Federation) -> None:
-        """Undo what was done since; a round that was completed since stays."""
-        if fed.round != self.round:
-            return
-        fed.state, fed.own, fed.memory = self.state, self.own, self.memory
-        fed.history[:], fed.ledger.down[:], fed.ledger.up[:] = self.history, self.down, self.up
-
-
-def _containers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _containers(v) for k, v in value.items()}
-    return [_containers(v) for v in value] if isinstance(value, list) else value
 
 
 @contextlib.contextmanager
@@ -191,36 +172,6 @@ def _termination() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _settings(fed: Federation) -> dict[str, Any]:
-    """What decides the numbers of a federation, as far as it can be written down."""
-    split = {"sizes": torch.tensor([len(rows) for rows in fed.split]), "rows": torch.cat(list(fed.split)).cpu()}
-    return dict(_plain("local", vars(fed.local))) | {
-        "algorithm": type(fed.algorithm).__name__,
-        **dict(_plain("algorithm", vars(fed.algorithm))),
-        "seed": fed.seed,
-        "dtype": str(fed.dtype),
-        "participation": fed.participation,
-        "buffers": fed.buffers,
-        "split": _digest("", split)[:16],
-    }
-
-
-def _plain(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, bool | int | float | str):
-            yield f"{prefix}.{name}", value
-        elif dataclasses.is_dataclass(value):
-            yield from _plain(f"{prefix}.{name}", vars(value))
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _to_disk(path: Path) -> None:

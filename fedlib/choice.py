@@ -93,7 +93,7 @@ def overhead_rules(net: Net, x: torch.Tensor) -> str:
             return f"grouped convolutions are slow for maps of {most} positions"
         if (size := sum(t.numel() for t in net.module.state_dict().values())) > PARAMETERS:
             return f"with {size:,} parameters, arithmetic rules a step and not overhead"
-    return "" if faithful(net, x) else "its forward pass mixes clients that are computed together"
+    return "" if faithful(net, x) else "its forward pass mixes clients that are computed together, or looks at values"
 
 
 def _shared_out(count: int, inner: Choice, reason: str) -> Choice:

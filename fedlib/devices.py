@@ -1,6 +1,8 @@
 """Where tensors live: one place decides, and says what it decided."""
 
 import platform
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -33,6 +35,22 @@ def describe() -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def processor() -> str:
+    """What decides the last bits of a result here: the card; or the processor's make, family and model, and the widest
+    instructions that torch uses on it. Two machines that say the same give the same bits.
+    """
+    device = _last[0] if _last else torch.device("cpu")
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    facts = {}
+    with suppress(OSError):  # only Linux says it in words
+        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+        facts = {name.strip(): value.strip() for name, _, value in lines}
+    make = "/".join(facts[n] for n in ("vendor_id", "cpu family", "model") if n in facts) or platform.processor()
+    capability = torch.backends.cpu.get_cpu_capability()
+    return " ".join(word for word in (device.type, platform.machine(), make, capability) if word)
 
 
 def synchronise(device: torch.device) -> None:

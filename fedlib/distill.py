@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlib import choice, stacking
+from fedlib import choice, require, stacking
 from fedlib.losses import kd
 from fedlib.models.net import Net, State, clone
 from fedlib.optim import Adam, Memory, clip_norm
@@ -27,6 +27,12 @@ class Distillation:
     lr: float = 1e-3
     temperature: float = 1.0
     max_norm: float | None = 5.0
+
+    def __post_init__(self) -> None:
+        require.whole("steps", self.steps)
+        require.whole("batch_size", self.batch_size, 1)
+        for name in ("lr", "temperature", *(["max_norm"] if self.max_norm is not None else [])):
+            require.real(name, getattr(self, name), above=0)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: half a cosine from ``lr`` down to zero."""
@@ -78,8 +84,10 @@ class Student:
         """Whether the other student may be fitted in the same computation."""
         if not isinstance(other, Student) or not isinstance(self.net, Net):
             return False
-        mine, its = ((s.how, len(s.x), s.x.shape[1:], s.net.form) for s in (self, other))
-        return mine == its and choice.overhead_rules(self.net, self.x[:1]) == ""
+        return self._kind() == other._kind() and choice.overhead_rules(self.net, self.x[:1]) == ""
+
+    def _kind(self) -> tuple:
+        return self.how, self.net.form, *((t.shape, t.dtype) for t in (self.x, self.teacher_logits))
 
     def do(self, others: Sequence[Student] = ()) -> None:
         """Fit this student, and the others with it."""

@@ -124,10 +124,15 @@ class Run:
         self.metrics: dict[str, dict[str, float]] = {}
         self.glued: dict[str, str] = {}
         self._done = 0
+        self._asked: set[str] = set()
         self._folder = Path(os.environ["FEDLIB_RESUME"]) if os.environ.get("FEDLIB_RESUME") else None
 
     def once(self, key: str, compute: Callable[[], T]) -> T:
-        """Result of ``compute()`` for one (setting, seed), JSON-able; read back from disk where it is already kept."""
+        """Result of ``compute()`` for one (setting, seed), JSON-able; read back from disk where it is already kept.
+
+        Raises ValueError for a key that this run has used before: the first result would answer for the second.
+        """
+        self._ask(key)
         progress(f"{self._done} done, {key}")
         if (kept := self._kept(key)) is None:
             start = time.perf_counter()
@@ -147,9 +152,11 @@ class Run:
         ``compute(some)`` gives the results of some seeds in their order, and may train them side by side
         (:func:`fedlib.federation.together`): of all that are not kept on disk, or of ``at_once`` at most. Each is kept
         as :meth:`once` keeps ``name/seed``, and may come from another process that had only some of the seeds: it must
-        depend on its own seed alone.
+        depend on its own seed alone. Raises ValueError for a name and seed that this run has used before.
         """
         wanted = self.seeds if seeds is None else [int(s) for s in seeds]
+        for s in wanted:
+            self._ask(f"{name}/{s}")
         found = {s: kept for s in wanted if (kept := self._kept(f"{name}/{s}")) is not None}
         missing = [s for s in wanted if s not in found]
         while missing:
@@ -163,25 +170,33 @@ class Run:
         self._done += len(wanted)
         return {s: found[s]["result"] for s in wanted}
 
+    def _ask(self, key: str) -> None:
+        if key in self._asked:
+            raise ValueError(f"the key {key!r} is used twice in this run; give every setting and seed a key of its own")
+        self._asked.add(key)
+
     def _path(self, key: str) -> Path | None:
         return self._folder / f"{_safe(key)}.json" if self._folder else None
 
     def _kept(self, key: str) -> dict[str, Any] | None:
+        """What is kept for a key; None when there is nothing, or not what was written: it is computed again."""
         path = self._path(key)
         if path and path.exists():
-            with suppress(ValueError):  # a damaged file is computed again
-                return json.loads(path.read_text())
+            with suppress(ValueError, OSError):
+                kept = json.loads(path.read_text())
+                if isinstance(kept, dict) and kept.get("key") == key and kept.pop("sha256", None) == _sha256(kept):
+                    return kept
         return None
 
     def _keep(self, key: str, result: Any, seconds: float, **more: Any) -> dict[str, Any]:
         # The round trip makes a fresh result the same object that a resumed run would read (lists, string keys).
-        text = json.dumps({"key": key, "result": result, "seconds": round(seconds, 3), **more})
+        kept = json.loads(json.dumps({"key": key, "result": result, "seconds": round(seconds, 3), **more}))
         if path := self._path(key):
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(f".{os.getpid()}.part")
-            beside.write_text(text)
+            beside.write_text(json.dumps(kept | {"sha256": _sha256(kept)}))
             os.replace(beside, path)
-        return json.loads(text)
+        return kept
 
     def record(self, metric: str, seed: int, value: float) -> None:
         """Note one number. Raises ValueError when it is not finite, the seed is foreign, or it was noted already."""
@@ -233,16 +248,16 @@ class Run:
         loading = loaded.get("fedlib.data.loading")
         torch = sys.modules.get("torch")
         devices, choice = loaded.get("fedlib.devices"), loaded.get("fedlib.choice")
-        names = [n for n, m in loaded.items() if not str(getattr(m, "__file__", "")).endswith("__init__.py")]
         versions = {"python": platform.python_version()}
         versions |= {n: m.__version__ for n in ("torch", "numpy", "sklearn") if (m := sys.modules.get(n))}
         return {
             "profile": self.profile,
             "seeds": self.seeds,
             "metrics": {k: dict(v) for k, v in sorted(self.metrics.items())},
-            "modules": sorted(names),
+            "modules": sorted(loaded),
             "data": dict(loading.used()) if loading else {},
             "device": devices.describe() if devices and torch else platform.machine(),
+            "processor": devices.processor() if devices and torch else platform.machine(),
             "executors": dict(sorted(choice.taken.items())) if choice else {},
             "versions": versions,
             "peak_memory_mb": round(_peak_memory_mb(), 1),
@@ -281,6 +296,10 @@ def progress(line: str) -> None:
 def _safe(key: str) -> str:
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
     return re.sub(r"[^A-Za-z0-9.=-]+", "_", key)[:80] + "-" + digest
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _peak_memory_mb() -> float:

@@ -45,9 +45,10 @@ def per_sample(objective: Function) -> Function:
 
     The promise: it is the mean over the batch of terms that each depend on one sample (BatchNorm inside the network
     does not count), plus terms of the weights alone; and leading dimensions are kept, as everything in
-    :mod:`fedlib.losses` keeps them: logits [B, K, n, C] and targets [B, K, n] give [B, K], stacked weights [K]. The
-    promise is checked once, on real samples, before it is relied on. An objective without the mark is right, too:
-    its clients are computed one after the other.
+    :mod:`fedlib.losses` keeps them: logits [B, K, n, C] and targets [B, K, n] give [B, K], stacked weights [K]. It
+    decides nothing by the values of a tensor (``if t.max() > 1``, ``float(t)``, ``t[t > 0]``). The promise is tried
+    before it is relied on (:mod:`fedlib.promise`). An objective without the mark is right, too: its clients are
+    computed one after the other.
     """
     objective.per_sample = True  # type: ignore[attr-defined]
     return objective

@@ -6,6 +6,8 @@ An algorithm (see :mod:`fedlib.algorithms`) states only how it differs from FedA
 
 from __future__ import annotations
 
+import math
+import numbers
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fedlib import choice, devices, rng
+from fedlib import choice, devices, inputs, require, rng
 from fedlib.executors import Context, Executor, Objective, Task
+from fedlib.kept import Kept
 from fedlib.ledger import Ledger, payload_bytes
 from fedlib.models.net import Net, State
 from fedlib.optim import SGD
@@ -33,7 +36,8 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 class Local:
     """How a client trains: epochs over its samples in shuffled batches, SGD started afresh every round.
 
-    ``lr_decay`` multiplies the learning rate after every round; ``augment(x, generator)`` changes each batch.
+    ``lr_decay`` multiplies the learning rate after every round; ``augment(x, generator)`` changes each batch. Raises
+    ValueError for numbers that cannot work.
     """
 
     epochs: int = 1
@@ -45,8 +49,18 @@ class Local:
     augment: Augment | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 1 or not self.lr > 0:
-            raise ValueError(f"epochs >= 0, batch_size >= 1 and lr > 0 are needed, got {self}")
+        checked = {
+            "epochs": require.whole("epochs", self.epochs),
+            "batch_size": require.whole("batch_size", self.batch_size, 1),
+            "lr": require.real("lr", self.lr, above=0),
+            "momentum": require.real("momentum", self.momentum, least=0, below=1),
+            "weight_decay": require.real("weight_decay", self.weight_decay, least=0),
+            "lr_decay": require.real("lr_decay", self.lr_decay, above=0),
+        }
+        for name, value in checked.items():  # plain numbers, whatever type they came in: a checkpoint names them
+            object.__setattr__(self, name, value)
+        if not (self.augment is None or callable(self.augment)):
+            raise ValueError(f"augment must be a function of (x, generator) or None, got {self.augment!r}")
 
     def optimiser(self) -> SGD:
         """The clients' optimiser."""
@@ -79,22 +93,23 @@ class Round:
     losses: list[float]
 
 
-Observer = Callable[["Federation", Round], dict[str, Any]]
+Observer = Callable[["Federation", Round], dict[str, Any] | None]
 
 
 class Federation:
     """A federation of K clients around one server.
 
-    ``model`` makes the network (a new ``nn.Module`` per call); ``x`` [N, ...] and ``y`` [N] are all clients' samples
-    and ``split`` the rows of each client. ``prepare`` turns a batch of raw samples into the network's input: images
-    may stay bytes on the device and be normalised batch by batch (:meth:`input`). ``participation`` in (0, 1] is the
-    share of clients sampled per round (at least one). ``buffers`` says what happens to BatchNorm statistics:
-    ``"average"`` them like weights or leave them ``"local"`` (kept by each client, never sent). ``executor`` says how
-    clients are trained: by name (:mod:`fedlib.choice`) or any function of that signature. ``observers`` add columns to
-    :attr:`history`.
+    ``model`` makes the network (a new ``nn.Module`` per call); ``x`` [N, ...] and ``y`` are all clients' samples and
+    their targets, as a rule classes [N] of whatever integer type, and ``split`` the rows of each client. ``prepare``
+    turns a batch of raw samples into the network's input: images may stay bytes on the device and be normalised batch
+    by batch (:meth:`input`). ``participation`` in (0, 1] is the share of clients sampled per round (at least one).
+    ``buffers`` says what happens to BatchNorm statistics: ``"average"`` them like weights or leave them ``"local"``
+    (kept by each client, never sent). ``executor`` says how clients are trained: by name (:mod:`fedlib.choice`) or any
+    function of that signature. ``observers`` add columns to :attr:`history`; none may be NaN or infinite, but in lists.
 
     ``state`` is the server's model, ``own[k]`` what client k keeps between rounds, ``memory`` whatever the server step
-    needs. Raises ValueError for settings that cannot work.
+    needs. A round that fails leaves all of them as they were before it; one after which they are no longer finite fails
+    (:class:`~fedlib.require.NotFinite`). Raises ValueError for settings and samples that cannot work.
     """
 
     def __init__(
@@ -115,18 +130,15 @@ class Federation:
         buffers: str = "average",
         observers: Iterable[Observer] = (),
     ):
-        if not 0 < participation <= 1:
-            raise ValueError(f"participation must lie in (0, 1], got {participation}")
-        if buffers not in ("average", "local"):
-            raise ValueError(f"buffers must be 'average' or 'local', got {buffers!r}")
-        if not split or any(len(part) == 0 for part in split):
-            empty = [k for k, part in enumerate(split) if len(part) == 0]
-            raise ValueError(f"every client needs at least one sample; without any: {empty or 'no client at all'}")
-        self.device, self.dtype, self.seed = devices.pick(device), dtype, seed
-        self.net = Net(rng.build(model, seed, "init"), self.device, dtype)
+        participation = require.real("participation", participation, above=0, most=1)
+        require.one_of("buffers", buffers, ("average", "local"))
+        require.one_of("weighting", algorithm.weighting, ("samples", "uniform"))
+        inputs.check(x, y, split, dtype, local.lr)
+        self.device, self.dtype, self.seed = devices.pick(device), dtype, require.whole("seed", seed, least=None)
+        self.net = Net(rng.build(model, self.seed, "init"), self.device, dtype)
         self.executor, self.prepare = choice.require(executor), prepare and Prepare(prepare, dtype)
-        self.x, self.y = x.to(self.device) if prepare else self.input(x), y.to(self.device)
-        self.split = [part.to(self.device) for part in split]
+        self.x, self.y = x.to(self.device) if prepare else self.input(x), inputs.labels(y).to(self.device)
+        self.split = [inputs.labels(part).to(self.device) for part in split]
         self.algorithm, self.local, self.participation = algorithm, local, participation
         self.buffers, self.observers = buffers, list(observers)
         self.state: State = self.net.initial()
@@ -138,6 +150,7 @@ class Federation:
             n for n in self.state if n in local_buffers or any(fnmatch(n, p) for p in algorithm.personal)
         )
         self.history: list[dict[str, Any]] = []
+        inputs.check_classes(self.net, self.state, self.x[:1], self.y, self.input)
         algorithm.setup(self)
 
     @property
@@ -168,7 +181,7 @@ class Federation:
 
     def run(self, rounds: int) -> list[dict[str, Any]]:
         """Play rounds and return the history so far: one row a round with loss, bytes, seconds and what observers
-        add.
+        add. Raises ArithmeticError when training diverges; the federation is then at its last completed round.
         """
         together([self], rounds)
         return self.history
@@ -186,14 +199,23 @@ class Federation:
         return str(choice.choose(self.executor, work.net, work.tasks, work.objective))
 
     def aggregate(self, uploads: list[State], weights: Tensor, algorithm: FedAvg | None = None) -> None:
-        """The server step alone, of this federation's algorithm or of another, with the jobs that it asks for."""
-        for job in (algorithm or self.algorithm).aggregate(self, uploads, weights) or ():
-            job.do(())
+        """The server step alone, of this federation's algorithm or of another, with the jobs that it asks for.
+
+        Raises NotFinite, and leaves the federation as it was, when what comes of it is not finite.
+        """
+        before, old = Kept(self), require.tensors_in(self.memory)
+        try:
+            for job in (algorithm or self.algorithm).aggregate(self, uploads, weights) or ():
+                job.do(())
+            self._require_finite("server step", old)
+        except BaseException:
+            before.bring_back()
+            raise
 
     def _round(self) -> Iterator[Job]:
         """One round: yields the jobs that have to be done before it goes on, each phase's local work above all."""
         start, number, algorithm = time.perf_counter(), self.round, self.algorithm
-        clients = self.sample(number)
+        clients, old = self.sample(number), require.tensors_in(self.memory)
         sent = algorithm.broadcast(self)
         base = {**self.state, **sent}
         base = {n: base[n] for n in self.state}
@@ -222,8 +244,9 @@ class Federation:
         self.ledger.down.append(down)
         self.ledger.up.append(up)
         yield from algorithm.aggregate(self, seen.uploads, share / share.sum()) or ()
+        self._require_finite(f"round {number}", old, clients, seen.uploads)
         devices.synchronise(self.device)
-        row = {
+        row: dict[str, Any] = {
             "round": number + 1,
             "loss": sum(seen.losses) / len(clients),
             "down": down,
@@ -231,9 +254,35 @@ class Federation:
             "seconds": time.perf_counter() - start,
         }
         for observe in self.observers:
-            row |= observe(self, seen)
+            row |= _columns(observe(self, seen), row, number)
         self.history.append(row)
         self.round += 1
+
+    def _require_finite(
+        self, when: str, old: Sequence[Tensor], clients: Sequence[int] = (), uploads: Sequence[State] = ()
+    ) -> None:
+        """Raises NotFinite when the server's model, its memory (but for ``old`` tensors) or what these clients keep is
+        not finite; names the first upload that is not, if one is.
+        """
+        known = set(map(id, old))
+        memory = [t for t in require.tensors_in(self.memory) if id(t) not in known]
+        own = {k: self.own[k] for k in clients if k in self.own}
+        if require.all_finite([*require.tensors_in(self.state, own), *memory]):
+            return
+        sent = zip(clients, uploads, strict=True) if len(clients) == len(uploads) else ()
+        parts = [(f"what client {k} sent", state) for k, state in sent]
+        parts += [(f"what client {k} keeps", state) for k, state in own.items()]
+        parts += [("the server's model", self.state), ("the server's memory", self.memory)]
+        what, name, tensor = next(
+            (what, n, t)
+            for what, value in parts
+            for n, t in require.named_tensors(value)
+            if not require.all_finite([t])
+        )
+        raise require.NotFinite(
+            f"{when}: {what} is not finite, {name}: {require.share_of_nonsense(tensor)}; nothing of it was recorded "
+            "(try a lower learning rate of the clients or the server, fewer local epochs, or dtype=torch.float64)"
+        )
 
     def _crowds(self, clients: list[int]) -> list[list[int]]:
         """The round's clients in parts whose states are in memory together: all, unless they are very many.
@@ -339,22 +388,53 @@ def together(federations: Sequence[Federation], rounds: int) -> None:
     Each gets the results that it would get alone (to rounding; to the bit when clients are computed one by one). Those
     that share an algorithm object, their local settings, the form of the network and the round's number train their
     clients, and distil, in one call: where steps are small, ten seeds then cost little more than one. ``seconds`` of
-    their histories count the common time, which nobody can share out.
+    their histories count the common time, which nobody can share out. When anything stops a round, every federation is
+    at the end of its last completed one, and can go on from there.
     """
-    for _ in range(rounds):
-        plays = [f._round() for f in federations]
-        while jobs := [job for play in plays if (job := next(play, None))]:
-            while jobs:
-                same = [job for job in jobs[1:] if jobs[0].fits(job)]
-                jobs[0].do(same)
-                jobs = [job for job in jobs[1:] if job not in same]
+    if len(set(map(id, federations))) < len(federations):
+        raise ValueError("a federation cannot play beside itself: it is in the list more than once")
+    for _ in range(require.whole("rounds", rounds)):
+        before = [Kept(f) for f in federations]
+        try:
+            _side_by_side([f._round() for f in federations])
+        except BaseException:
+            for kept in before:
+                kept.bring_back()
+            raise
+
+
+def _side_by_side(plays: Sequence[Iterator[Job]]) -> None:
+    while jobs := [job for play in plays if (job := next(play, None))]:
+        while jobs:
+            same = [job for job in jobs[1:] if jobs[0].fits(job)]
+            jobs[0].do(same)
+            jobs = [job for job in jobs[1:] if job not in same]
+
+
+def _columns(found: Mapping[str, Any] | None, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+    """What an observer adds to a row of the history, once it is sure that each column is a number or no number at all.
+
+    Lists may hold NaN: a class without samples has no accuracy.
+    """
+    found = {} if found is None else found
+    if not isinstance(found, Mapping):
+        raise TypeError(f"an observer returned {found!r}; expected a dictionary of columns, or None")
+    for name, value in found.items():
+        if name in row:
+            raise ValueError(f"column {name!r} of the history has two authors: rename that of one observer")
+        single = isinstance(value, Tensor) and value.ndim == 0
+        if (isinstance(value, numbers.Real) or single) and not math.isfinite(value):
+            raise require.NotFinite(f"round {number}: an observer found {name} = {value}, which is no finite number")
+    return found
 
 
 def weighted_mean(states: Sequence[State], weights: Tensor) -> State:
     """Sum over k of weights[k] states[k], entry by entry and in the order given; integer entries take the largest
-    value.
+    value. Raises ValueError unless there is one finite weight for each of at least one state.
     """
     rows = weights.tolist()
+    if not states or len(rows) != len(states) or not all(map(math.isfinite, rows)):
+        raise ValueError(f"one finite weight is needed for each state: {len(states)} states, weights {rows}")
     floating = [n for n, t in states[0].items() if t.is_floating_point()]
     sums = [states[0][n] * rows[0] for n in floating]
     for w, s in zip(rows[1:], states[1:], strict=True) if sums else ():

@@ -68,9 +68,22 @@ def proximal(params: Mapping[str, Tensor], anchor: Mapping[str, Tensor], mu: flo
     """Proximal term mu/2 ||w - w_anchor||^2 over the entries of ``params`` (Li et al. 2020, FedProx, equation 2)."""
     if mu < 0:
         raise ValueError(f"mu must not be negative, got {mu}")
+    return 0.5 * mu * _total(params, {n: (w - anchor[n].detach()).square() for n, w in params.items()})
+
+
+def inner(weights: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> Tensor:
+    """Inner product <w, d> over the entries of ``weights``: added to an objective, it adds d to the gradient.
+
+    That is how a method steers local steps (SCAFFOLD's control variates, FedDyn's linear term). No gradient flows to d.
+    For a stack of K clients one value each; a plain d is then common to all. Raises KeyError for an entry without a d.
+    """
+    return _total(weights, {n: w * direction[n].detach() for n, w in weights.items()})
+
+
+def _total(params: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> Tensor:
+    """Sum of all numbers in ``terms``, which have the shapes of ``params``; if those are a stack, each client's."""
     keep = 1 if isinstance(params, Stack) else 0
-    squares = [(w - anchor[n].detach()).square().reshape(*w.shape[:keep], -1).sum(-1) for n, w in params.items()]
-    return 0.5 * mu * torch.stack(squares).sum(0)
+    return torch.stack([t.reshape(*t.shape[:keep], -1).sum(-1) for t in terms.values()]).sum(0)
 
 
 def reconstruction(output: Tensor, target: Tensor) -> Tensor:

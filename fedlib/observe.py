@@ -7,13 +7,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedlib import metrics
+from fedlib import metrics, require
 from fedlib.federation import Federation, Observer, Round
 from fedlib.partition import label_counts
 
 
 def every(k: int, observer: Observer) -> Observer:
     """The observer in rounds k, 2k, 3k, ... only; evaluation is often what costs most."""
+    require.whole("k", k, 1)
     return lambda fed, seen: observer(fed, seen) if (seen.number + 1) % k == 0 else {}
 
 
@@ -49,15 +50,11 @@ def local_accuracies(x: Tensor, y: Tensor) -> Observer:
 
     def observe(fed: Federation, seen: Round) -> dict:
         target = y.to(fed.device)
-        classes = int(target.max()) + 1
-        counts = label_counts(fed.y, [fed.split[k] for k in seen.clients], classes).double()
+        logits = fed.net.predict_all(seen.states, fed.input(x))
+        counts = label_counts(fed.y, [fed.split[k] for k in seen.clients], logits.shape[-1]).double()
         pairs = [
             metrics.local_accuracies(metrics.class_accuracy(z, target), share)
-            for z, share in zip(
-                fed.net.predict_all(seen.states, fed.input(x)),
-                counts / counts.sum(1, keepdim=True),
-                strict=True,
-            )
+            for z, share in zip(logits, counts / counts.sum(1, keepdim=True), strict=True)
         ]
         inside, outside = torch.tensor(pairs, dtype=torch.float64).mean(0).tolist()
         return {"in_local": inside, "out_local": outside}
@@ -67,8 +64,7 @@ def local_accuracies(x: Tensor, y: Tensor) -> Observer:
 
 def update_alignment() -> Observer:
     """``alignment``: mean pairwise cosine of the sampled clients' updates (state after local work minus state
-    received);
-    no column in a round with a single client.
+    received); no column in a round with a single client.
     """
 
     def observe(fed: Federation, seen: Round) -> dict:

@@ -2,7 +2,8 @@
 
 The rules are elementwise, so the same code updates one model or a stack of models with a leading dimension.
 They agree with torch.optim to rounding (tested), without its import cost and with their memory in the open:
-``memory`` is a dictionary that the caller keeps; pass an empty one to start afresh.
+``memory`` is a dictionary that the caller keeps; pass an empty one to start afresh. Rules raise ValueError for
+rates that cannot work.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedlib import require
 from fedlib.stacking import Stack
 
 Memory = dict[str, Any]
@@ -24,6 +26,11 @@ class SGD:
     lr: float
     momentum: float = 0.0
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        require.real("lr", self.lr, least=0)
+        require.real("momentum", self.momentum, least=0, below=1)
+        require.real("weight_decay", self.weight_decay, least=0)
 
     @torch.no_grad()
     def step(
@@ -57,6 +64,12 @@ class Adam:
     beta2: float = 0.999
     eps: float = 1e-8
 
+    def __post_init__(self) -> None:
+        require.real("lr", self.lr, least=0)
+        require.real("beta1", self.beta1, least=0, below=1)
+        require.real("beta2", self.beta2, least=0, below=1)
+        require.real("eps", self.eps, above=0)
+
     @torch.no_grad()
     def step(
         self,
@@ -89,6 +102,10 @@ class AdaGrad:
     lr: float = 0.01
     eps: float = 1e-10
 
+    def __post_init__(self) -> None:
+        require.real("lr", self.lr, least=0)
+        require.real("eps", self.eps, above=0)
+
     @torch.no_grad()
     def step(
         self,
@@ -106,7 +123,12 @@ class AdaGrad:
 
 
 def clip_norm(grads: Mapping[str, Tensor], most: float) -> dict[str, Tensor]:
-    """Gradients scaled down together to a joint Euclidean norm of ``most`` at most; in a stack, each client's."""
+    """Gradients scaled down together to a joint Euclidean norm of ``most`` at most; in a stack, each client's.
+
+    Raises ValueError unless ``most`` is positive.
+    """
+    if not most > 0:
+        raise ValueError(f"the largest norm must be positive, got {most}")
     keep = 1 if isinstance(grads, Stack) else 0
     squares = [torch.linalg.vector_norm(g.reshape(*g.shape[:keep], -1), dim=-1) for g in grads.values()]
     norm = torch.linalg.vector_norm(torch.stack(squares), dim=0)

@@ -1,19 +1,28 @@
 """Who holds what: splits of labelled samples over clients.
 
 Every function returns one index tensor (int64, ascending) per client; together they cover all samples and
-no sample is held twice. Randomness comes from the ``torch.Generator`` that is passed in.
+no sample is held twice. Randomness comes from the ``torch.Generator`` that is passed in. Labels are classes counted
+from 0; all raise ValueError for labels, numbers of clients and the like that are not what they should be.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedlib import require
 
-def _check(labels: Tensor, clients: int) -> None:
+
+def _check_labels(labels: Tensor) -> None:
     if labels.ndim != 1:
         raise ValueError(f"labels must be one-dimensional, got shape {tuple(labels.shape)}")
-    if clients < 1:
-        raise ValueError(f"clients must be at least 1, got {clients}")
+    if labels.is_floating_point() or labels.is_complex() or (len(labels) and int(labels.min()) < 0):
+        found = labels.dtype if labels.is_floating_point() or labels.is_complex() else int(labels.min())
+        raise ValueError(f"labels must be integers from 0 on, got {found}")
+
+
+def _check(labels: Tensor, clients: int) -> None:
+    _check_labels(labels)
+    require.whole("clients", clients, 1)
     if clients > len(labels):
         raise ValueError(f"{clients} clients cannot share {len(labels)} samples: use at most {len(labels)} clients")
 
@@ -43,9 +52,9 @@ def dirichlet(
     Raises ValueError unless alpha > 0 and clients * min_size <= N.
     """
     _check(labels, clients)
-    if not (alpha > 0 and np.isfinite(alpha)):
-        raise ValueError(f"alpha must be a positive number, got {alpha}; small means skewed, large means even")
-    if min_size < 0 or clients * min_size > len(labels):
+    require.real("alpha", alpha, above=0)
+    require.whole("min_size", min_size)
+    if clients * min_size > len(labels):
         raise ValueError(f"min_size = {min_size} for {clients} clients needs more than the {len(labels)} samples")
     draw = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng)))
     parts: list[list[Tensor]] = [[labels.new_empty(0, dtype=torch.int64)] for _ in range(clients)]
@@ -54,6 +63,8 @@ def dirichlet(
         members = torch.nonzero(labels == c).squeeze(1)
         members = members[torch.randperm(len(members), generator=rng)]
         share = draw.dirichlet(np.full(clients, alpha))
+        if not abs(share.sum() - 1) < 1e-6:  # numpy's draws overflowed, and every sample would go to one client
+            raise ValueError(f"alpha = {alpha} is too large to draw from: use 1e6 at most")
         if cap:
             share = share * (sizes < len(labels) / clients)
             share = share / share.sum() if share.sum() > 0 else np.full(clients, 1 / clients)
@@ -81,7 +92,8 @@ def shards(labels: Tensor, clients: int, per_client: int, rng: torch.Generator) 
     (McMahan et al. 2017, section 3.) Raises ValueError when there are more shards than samples.
     """
     _check(labels, clients)
-    if per_client < 1 or clients * per_client > len(labels):
+    require.whole("per_client", per_client, 1)
+    if clients * per_client > len(labels):
         raise ValueError(f"{clients} clients with {per_client} shards each cannot share {len(labels)} samples")
     shuffled = torch.randperm(len(labels), generator=rng)
     ordered = shuffled[torch.argsort(labels[shuffled], stable=True)]
@@ -91,7 +103,12 @@ def shards(labels: Tensor, clients: int, per_client: int, rng: torch.Generator) 
 
 
 def label_counts(labels: Tensor, split: list[Tensor], classes: int) -> Tensor:
-    """How many samples of each class each client holds: int64 [K, C]."""
+    """How many samples of each class each client holds: int64 [K, C]. Raises ValueError for a class of C or more."""
+    _check_labels(labels)
+    if require.whole("classes", classes, 1) <= (largest := int(labels.max()) if len(labels) else 0):
+        raise ValueError(f"there are {classes} classes, 0 to {classes - 1}, and a sample of class {largest}")
+    if not split:
+        raise ValueError("a table of clients needs at least one client")
     return torch.stack([torch.bincount(labels[part], minlength=classes) for part in split])
 
 
@@ -103,6 +120,7 @@ def classes_per_client(labels: Tensor, clients: int, classes: int, rng: torch.Ge
     sample.
     """
     _check(labels, clients)
+    require.whole("classes", classes, 1)
     present = labels.unique().tolist()
     if not 1 <= classes <= len(present) or clients * classes < len(present):
         raise ValueError(
@@ -133,7 +151,14 @@ def matching(labels: Tensor, held: Tensor, rng: torch.Generator, most: int | Non
     class is off by more than one. Unlike the splits above, clients may be given the same sample: nobody trains on it.
     Raises ValueError for a client without samples, and when a class that a client holds has no test sample.
     """
+    _check_labels(labels)
+    if held.ndim != 2 or held.is_floating_point() or held.numel() == 0 or int(held.min()) < 0:
+        raise ValueError(f"held must be counts of samples [K, C], got {held.dtype} {list(held.shape)}")
+    if most is not None:
+        require.whole("most", most, 1)
     there = torch.bincount(labels, minlength=held.shape[1]).double()
+    if len(there) > held.shape[1]:
+        raise ValueError(f"held counts {held.shape[1]} classes, and there is a test sample of class {len(there) - 1}")
     rows = []
     for k, count in enumerate(held.double()):
         share = count / count.sum()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fedlib import metrics, rng
+from fedlib import metrics, require, rng
 from fedlib.federation import Federation, Job, Observer, Round
 from fedlib.models.net import Net, State
 
@@ -37,13 +37,15 @@ def trained(fed: Federation, epochs: int | None = None, algorithm: FedAvg | None
 
     The work is that of the federation's algorithm, or of another (one that trains the head alone, say), over
     ``epochs`` epochs instead of the usual number. The federation stays as it is; on its batches a next round would
-    train.
+    train. Raises ArithmeticError when a model does not stay finite.
     """
     play = copy.copy(fed)
     play.local = fed.local if epochs is None else replace(fed.local, epochs=epochs)
     play.algorithm = algorithm or fed.algorithm
     models = client_models(fed)
     states, _ = _finish(play._local_work(list(range(fed.clients)), dict(enumerate(models))))
+    for k, state in states.items():
+        require.finite(f"the model that client {k} trained", *state.values())
     return [states[k] for k in range(fed.clients)]
 
 
@@ -58,7 +60,7 @@ def _finish(work: Generator[Job, None, tuple[dict[int, State], dict[int, float]]
 def accuracies(fed: Federation, states: Sequence[State], x: Tensor, y: Tensor, split: Sequence[Tensor]) -> list[float]:
     """Accuracy of every state on its own rows of (x, y): ``split[i]`` for ``states[i]``; each in [0, 1].
 
-    Raises ValueError when their numbers differ or rows are missing.
+    Raises ValueError when their numbers differ, or rows are missing or not there.
     """
     if len(states) != len(split) or any(len(rows) == 0 for rows in split):
         empty = [i for i, rows in enumerate(split) if len(rows) == 0]
@@ -66,6 +68,11 @@ def accuracies(fed: Federation, states: Sequence[State], x: Tensor, y: Tensor, s
             f"every model needs test samples of its own: {len(states)} models, {len(split)} lists of rows, "
             f"empty ones: {empty or 'none'}"
         )
+    for i, rows in enumerate(split):
+        if rows.is_floating_point() or int(rows.min()) < 0 or int(rows.max()) >= len(y) or len(x) != len(y):
+            raise ValueError(
+                f"split[{i}] must hold rows of {len(x)} samples with {len(y)} targets, got {rows.tolist()}"
+            )
     inputs, target = [fed.input(x[rows.to(x.device)]) for rows in split], y.to(fed.device)
     logits = fed.net.predict_each(states, inputs)
     return [metrics.accuracy(z, target[rows.to(fed.device)]) for z, rows in zip(logits, split, strict=True)]
@@ -108,8 +115,14 @@ def _columns(name: str, values: list[float], by_client: bool) -> dict:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over clients and the standard deviation between them (that of a sample; 0 for one client)."""
+    """Mean over clients and the standard deviation between them (that of a sample; 0 for one client).
+
+    Raises ValueError when there is no client, and NotFinite when a value is not finite.
+    """
+    if not len(values):
+        raise ValueError("a mean over clients needs at least one")
     v = torch.tensor(values, dtype=torch.float64)
+    require.finite("the values of the clients", v)
     return float(v.mean()), float(v.std()) if len(v) > 1 else 0.0
 
 
@@ -118,6 +131,7 @@ def last_layers(model: nn.Module, count: int) -> tuple[str, ...]:
 
     Layers count in the order in which the module lists them. Raises ValueError when there are not as many.
     """
+    require.whole("count", count)
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters()))
     if not 0 <= count <= len(layers):
         raise ValueError(f"{count} layers wanted, the model has {len(layers)}: {', '.join(layers)}")

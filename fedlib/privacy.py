@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlib import rng
+from fedlib import require, rng
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.algorithms.feddf import FedDF
 from fedlib.federation import Federation
@@ -26,17 +26,19 @@ def norm(update: Mapping[str, Tensor]) -> float:
 def clip(update: Mapping[str, Tensor], bound: float) -> State:
     """The update scaled down to a norm of ``bound`` at most: D min(1, S / ||D||), over all tensors together.
 
-    An update within the bound is returned as it is, to the bit. Raises ValueError unless bound > 0.
+    An update within the bound is returned as it is, to the bit. Raises ValueError unless bound > 0, and NotFinite for
+    an update that is not finite.
     """
     if not bound > 0:
         raise ValueError(f"the clipping bound must be positive, got {bound}")
+    require.finite("the update to be clipped", *update.values())
     size = norm(update)
     return dict(update) if size <= bound else {n: t * (bound / size) for n, t in update.items()}
 
 
 def gaussian(state: Mapping[str, Tensor], names: tuple[str, ...], std: float, generator: torch.Generator) -> State:
     """The state with N(0, std^2) added to every number of the tensors ``names``; with std 0 the same tensors."""
-    if not std:
+    if not require.real("the standard deviation of the noise", std, least=0):
         return dict(state)
     added = {n: torch.randn(state[n].shape, generator=generator, dtype=state[n].dtype).to(state[n]) for n in names}
     return {**state, **{n: state[n] + std * z for n, z in added.items()}}
@@ -50,11 +52,10 @@ def epsilon(noise: float, rounds: int, delta: float, participation: float = 1.0)
     and as a secret of the server; sampling a fixed number, as :class:`~fedlib.federation.Federation` does, is taken for
     the same. Without noise it is infinite. Needs the package ``opacus``: ``pip install 'fedlib[privacy]'``.
     """
-    if noise < 0 or rounds < 0 or not 0 < delta < 1 or not 0 < participation <= 1:
-        raise ValueError(
-            f"noise >= 0, rounds >= 0, 0 < delta < 1 and 0 < participation <= 1 are needed, got {noise}, {rounds}, "
-            f"{delta} and {participation}"
-        )
+    require.real("noise", noise, least=0)
+    require.whole("rounds", rounds)
+    require.real("delta", delta, above=0, below=1)
+    require.real("participation", participation, above=0, most=1)
     if not rounds:
         return 0.0
     if not noise:
@@ -85,7 +86,7 @@ class ClippedUploads(FedAvg):
 
     def protect(self, bound: float, noise: float) -> None:
         """Set clipping bound S and noise multiplier sigma; the noise has standard deviation sigma S."""
-        if not bound > 0 or noise < 0:
+        if not (bound > 0 and 0 <= noise < math.inf):
             raise ValueError(f"bound > 0 and noise >= 0 are needed, got {bound} and {noise}")
         if noise and math.isinf(bound):
             raise ValueError("noise is a multiple of the clipping bound, which is infinite: give a bound")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlib import rng
+from fedlib import rng, seen
 from fedlib.models.net import Net, Resident, State
 
 
@@ -80,6 +80,13 @@ class StackedNet:
             return out.unflatten(1, (self._clients, -1)).unsqueeze(2)
         return out.transpose(0, 1) if self.clients_first else out
 
+    def linear(self, state: Mapping[str, Tensor], z: Tensor, layer: str = "head") -> Tensor:
+        """The linear layer of that name alone, of each client or of a shared state: [B, K, 1, D] gives [B, K, 1, C]."""
+        if not isinstance(state, Stack):
+            return self._one.linear(state, z, layer)
+        out = torch.einsum("bkid,kcd->bkic", z, state[f"{layer}.weight"])
+        return out + state[f"{layer}.bias"].unsqueeze(1) if f"{layer}.bias" in state else out
+
     def _convert(self, module: nn.Module, train: bool) -> nn.Module:
         copied = copy.deepcopy(module).train(train)
         for layer in copied.modules():
@@ -123,9 +130,12 @@ def pays(net: Net, xs: Sequence[Tensor]) -> bool:
 
 
 def exact(net: Net) -> Net:
-    """The network in double precision, to see what rounding would hide, where the device has it."""
-    usable = net.dtype == torch.float64 or net.device.type == "mps"
-    return net if usable else Net(net.module, net.device, torch.float64)
+    """The network in double precision, to see what rounding would hide, where the device has it; made once."""
+    if net.dtype == torch.float64 or net.device.type == "mps":
+        return net
+    if exact not in net.notes:
+        net.notes[exact] = Net(net.module, net.device, torch.float64)
+    return net.notes[exact]
 
 
 def tolerance(net: Net) -> float:
@@ -134,28 +144,38 @@ def tolerance(net: Net) -> float:
 
 
 def faithful(net: Net, x: Tensor) -> bool:
-    """Whether the stacked form answers as the network does for inputs like x. Tried once: between its layers a forward
-    pass may do what only a batch of one client allows, such as concatenating or a softmax over dimension 1.
+    """Whether the stacked form answers as the network does for inputs like x, in training and in evaluation.
+
+    Tried once: between its layers a forward pass may do what only a batch of one client allows, such as concatenating
+    or a softmax over dimension 1. One that looks at the values of its activations is never taken for faithful.
     """
     key = ("faithful", x.shape[1:])
     if key not in net.notes:
-        generator = rng.stream("does the stacked form answer as the network does?")
-
-        def draw(like: Tensor, *shape: int) -> Tensor:
-            return torch.rand(*shape, *like.shape, generator=generator).to(like)
-
-        double = exact(net)
-        start = double.initial().items()
-        states = [{n: t + draw(t) if t.is_floating_point() else t for n, t in start} for _ in "ab"]
-        inputs = (2 * draw(x[0], 3, 2) - 1).to(double.dtype)
-        try:
-            found = stacked(double)(take(states), inputs.unsqueeze(2)).squeeze(2)
-            expected = torch.stack([double(s, inputs[:, k]) for k, s in enumerate(states)], 1)
-            near = bool((found - expected).abs().max() <= tolerance(double) * expected.abs().max())
-        except Exception:  # whatever it makes of the additional dimensions
-            near = False
-        net.notes[key] = near
+        net.notes[key] = all(_alike(exact(net), x[0], train) for train in (False, True))
     return net.notes[key]
+
+
+def _alike(net: Net, sample: Tensor, train: bool) -> bool:
+    """Whether two models answer together as alone, and leave the same statistics behind."""
+    generator = rng.stream("does the stacked form answer as the network does?")
+
+    def draw(like: Tensor, *shape: int) -> Tensor:
+        return torch.rand(*shape, *like.shape, generator=generator).to(like)
+
+    start = net.initial().items()
+    states = [{n: t + draw(t) if t.is_floating_point() else t.clone() for n, t in start} for _ in "ab"]
+    inputs, together = (2 * draw(sample, 3, 2) - 1).to(net.dtype), take(states)
+    watch = seen.Watch()
+    try:
+        form = stacked(net)
+        form.weigh(torch.full((3, 2), 1 / 3, device=net.device, dtype=net.dtype), None)
+        found = form(together, inputs.unsqueeze(2), train).squeeze(2)
+        expected = torch.stack([watch.around(net, s, inputs[:, k], train) for k, s in enumerate(states)], 1)
+        pairs = [(found, expected), *((together[n], torch.stack([s[n] for s in states])) for n in together)]
+        near = all(bool(((a - b).abs() <= tolerance(net) * b.abs().max()).all()) for a, b in pairs)
+    except Exception:  # whatever it makes of the additional dimensions
+        return False
+    return near and not watch.read
 
 
 def predict_each(

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from statistics import median as middle
 from typing import NamedTuple
 
+from fedlib import require
+
 Bounds = tuple[float, float]
 """Smallest and largest value that a censored number can have."""
 
@@ -35,10 +37,12 @@ def wait(curve: Sequence[float], target: float, in_a_row: int = 1) -> Wait:
 
     One round is the rule of Lin et al. (2020, Table 1): no smoothing, so that a lucky round counts. A run that ends
     inside such a row is censored at the last round before it: the row may or may not go on. Raises ValueError when
-    ``in_a_row`` is less than 1.
+    ``in_a_row`` is less than 1, and NotFinite for a curve that is not finite.
     """
-    if in_a_row < 1:
-        raise ValueError(f"in_a_row must be at least 1, got {in_a_row}")
+    require.whole("in_a_row", in_a_row, 1)
+    require.real("target", target)
+    if bad := [t for t, value in enumerate(curve, start=1) if not math.isfinite(value)]:
+        raise require.NotFinite(f"the curve is NaN or infinite in rounds {bad}: nobody knows where it stood")
     above = 0
     for t, value in enumerate(curve, start=1):
         above = above + 1 if value >= target else 0
@@ -67,6 +71,8 @@ def median_bounds(pairs: Iterable[Bounds]) -> Bounds:
     given = list(pairs)
     if not given:
         raise ValueError("a median needs at least one value")
+    if bad := [pair for pair in given if not pair[0] <= pair[1]]:
+        raise ValueError(f"bounds must be (smallest, largest), got {bad[0]}")
     return float(middle(low for low, _ in given)), float(middle(high for _, high in given))
 
 
@@ -74,8 +80,11 @@ def survival(waits: Iterable[Wait]) -> list[tuple[int, float]]:
     """Kaplan-Meier estimate: the steps (round, share of runs that are still under way after it), starting at (0, 1).
 
     A censored run counts as under way for as long as it was watched, and leaves without a step (Kaplan and Meier 1958).
+    Raises ValueError when there is no run.
     """
     given = list(waits)
+    if not given:
+        raise ValueError("a survival curve needs at least one waiting time")
     share, steps = 1.0, [(0, 1.0)]
     for t in sorted({w.rounds for w in given if w.reached}):
         under_way = sum(w.rounds >= t for w in given)
@@ -92,7 +101,7 @@ def median(waits: Iterable[Wait]) -> Wait:
     given = list(waits)
     if not given:
         raise ValueError("a median needs at least one waiting time")
-    reached = next((t for t, share in survival(given) if share <= 0.5), None)
+    reached = next((t for t, share in survival(given) if share < 0.5 + 1e-9), None)  # products of ratios round
     return Wait(max(w.rounds for w in given), False) if reached is None else Wait(reached, True)
 
 
@@ -102,6 +111,7 @@ def restricted_mean(waits: Iterable[Wait], horizon: int) -> float:
     Raises ValueError when there is no run, or when the longest was censored before the horizon: nobody knows the rest.
     """
     given = list(waits)
+    require.real("horizon", horizon, least=0)
     if not given:
         raise ValueError("a mean needs at least one waiting time")
     steps = survival(given)

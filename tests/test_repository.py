@@ -127,7 +127,7 @@ def test_every_requirement_is_pinned_once_and_from_no_other_place():
 def test_the_lock_covers_the_projects_dependencies():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {name_of(r) for r in [*project["dependencies"], *chain(*project["optional-dependencies"].values())]}
-    missing = wanted - {name_of(line) for line in requirements()}
+    missing = wanted - {project["name"]} - {name_of(line) for line in requirements()}
     assert not missing, f"pyproject.toml asks for what requirements.txt does not pin: {sorted(missing)}"
 
 
@@ -153,15 +153,97 @@ def test_there_are_workflows_for_ci_the_full_run_and_the_website():
     assert {path.stem for path in WORKFLOWS} == {"ci", "full", "pages"}
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_workflow_pins_actions_and_asks_for_little(path):
+def flow_of(path: Path) -> dict:
     flow = yaml.safe_load(path.read_text())
+    return {**flow, "on": flow[True]}  # YAML 1.1 reads the key `on` as a truth
+
+
+def steps_of(flow: dict) -> list[dict]:
+    return [step for job in flow["jobs"].values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_asks_for_little(path):
+    flow = flow_of(path)
     assert flow["permissions"] == {"contents": "read"}, "rights beyond reading belong to the job that needs them"
     assert "concurrency" in flow
-    for job in flow["jobs"].values():
-        assert "timeout-minutes" in job
+    assert all("timeout-minutes" in job for job in flow["jobs"].values())
+    # Both would run what a stranger sends with the rights of this repository.
+    assert not {"pull_request_target", "workflow_run", "issue_comment"} & set(flow["on"])
+    for name, job in flow["jobs"].items():
+        pushes = "contents" in job.get("permissions", {})
         for step in job["steps"]:
-            assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+\.\d+\.\d+", step.get("uses", "a/b@v1.2.3")), step["uses"]
+            if step.get("uses", "").startswith("actions/checkout@"):
+                kept = step.get("with", {}).get("persist-credentials", True)
+                assert kept is pushes, f"{name}: only a job that pushes keeps the token beside the code"
+            assert not (pushes and "python" in step.get("run", "")), f"{name}: no code of the project has that token"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_pins_every_action_by_commit(path):
+    """A tag can be moved to other code; a commit cannot. The version behind it is for people, and for updates."""
+    lines = [line.strip().removeprefix("- ") for line in path.read_text().splitlines()]
+    uses = [line for line in lines if line.startswith("uses:")]
+    assert len(uses) == sum("uses" in step for step in steps_of(flow_of(path)))
+    for line in uses:
+        assert re.fullmatch(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+    one_each = {line.split("@")[0]: line for line in uses}
+    assert sorted(set(uses)) == sorted(one_each.values()), "one version of an action"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_no_workflow_pastes_anything_into_a_shell(path):
+    for step in steps_of(flow_of(path)):
+        assert "${{" not in step.get("run", ""), f"{step['run']}: pass it by env, and quote the variable"
+        assert not re.search(r"\beval\b|\bmake\b.*\$", step.get("run", "")), step["run"]
+
+
+def test_what_is_typed_into_the_form_of_the_full_run_is_words_for_the_press(full_run):
+    """The step itself, run by bash with a stand-in for the press that writes down its arguments."""
+    evil = "$(touch pwned) `touch pwned` ; touch pwned #"
+    start = ["run", "--profile", "full"]
+    assert full_run("", "") == [*start, "--"]
+    assert full_run("feddf  moon", "--seeds 5") == [*start, "--seeds", "5", "--", "feddf", "moon"]
+    assert full_run(f"feddf\n{evil} *", evil) == [*start, *evil.split(), "--", "feddf", *evil.split(), "*"]
+
+
+@pytest.fixture
+def full_run(tmp_path):
+    (step,) = [s for s in steps_of(flow_of(ROOT / ".github/workflows/full.yml")) if "book run" in s.get("run", "")]
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nshift 2\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+
+    def run(chapters: str, arguments: str) -> list[str]:
+        env = {"PATH": "/usr/bin:/bin", "CHAPTERS": chapters, "ARGUMENTS": arguments}
+        call = ["bash", "-e", "-c", step["run"]]
+        done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".venv"], "nothing else was run"
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_nothing_is_published_that_has_not_passed_all_of_ci():
+    jobs = flow_of(ROOT / ".github/workflows/pages.yml")["jobs"]
+    steps = jobs["build"]["steps"]
+    (tested,) = [number for number, step in enumerate(steps) if step.get("run") == ".ci/run"]
+    uploads = [number for number, step in enumerate(steps) if "upload" in step.get("uses", "")]
+    assert uploads
+    assert all(number > tested for number in uploads), "the bytes that were tested"
+    assert jobs["build"]["if"] == "github.ref == 'refs/heads/main'"
+    assert "cache" not in str(steps)
+    for name, job in jobs.items():
+        assert name == "build" or job["needs"] == "build"
+        assert "if" not in job or name == "build"
+        assert not any({"continue-on-error"} & set(step) or "if" in step for step in job["steps"])
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "set -euo pipefail" in script
+    ran = re.findall(r"^run .*? (make [a-z]+|[a-z_]+)$", script, re.M)
+    assert [call for call in ran if call.startswith("make")] == [
+        f"make {target}" for target in ("setup", "lint", "types", "book", "check", "test")
+    ]
 
 
 def test_no_file_names_one_persons_machine():

@@ -15,6 +15,7 @@ EXTENSIONS = (
     "languages",
     "rebuild",
     "executed",
+    "notebooks",
     "card",
     "ledger",
     "evidence",

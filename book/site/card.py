@@ -12,9 +12,11 @@ from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
 from book.cards import Card
-from book.site import citing, elements, press, source
+from book.site import best, citing, elements, notebooks, press, source
 from book.site.elements import Cell
 from book.site.rebuild import BookDirective
+
+REPRODUCE = "book/pages/reproduce"
 
 
 class CardDirective(BookDirective):
@@ -31,9 +33,10 @@ class CardDirective(BookDirective):
             raise self.error(str(problem)) from None
         box = nodes.container(classes=["book-card"])
         box += elements.definitions(rows(card, slug, self.env.docname, title), "card-facts")
-        box += elements.paragraph("Run it again", "card-run-title")
+        clone = elements.page_link("in a clone of the repository", REPRODUCE, self.env.docname)
+        box += elements.paragraph(["Run it again, ", clone], "card-run-title")
         box += elements.command(commands(slug))
-        box += elements.paragraph(elements.join(places(self.config, slug), " · "), "card-places")
+        box += elements.paragraph(elements.join(places(self.config, slug, self.env.docname), " · "), "card-places")
         box += self.folded(card)
         return [box]
 
@@ -69,18 +72,18 @@ def rows(card: Card, slug: str, document: str, paper_title: str = "") -> list[tu
     if near := related(card):
         links = [elements.page_link(press.card(s).title, press.document_of(s), document) for s in near]
         facts.append(("Related", elements.stack(*links)))
-    if said := claimed(card):
+    if said := claimed(card, document):
         facts.append(("It claims", elements.stack(*said)))
     if card.claims:
         facts.append(("What held", elements.stack(*held(slug))))
-    facts.append(("Last run", last_run(slug)))
+    facts.append(("Last run", last_runs(slug)))
     return facts
 
 
-def claimed(card: Card, most: int = 3) -> list[Cell]:
-    """The first of the paper's own claims, with what came of each at the quick profile."""
-    own = [claim for claim in card.claims if claim.paper is not None and "quick" in claim.profiles]
-    return [[elements.badge(press.verdict_of(card.slug, c, "quick").verdict), " ", c.statement] for c in own[:most]]
+def claimed(card: Card, document: str, most: int = 3) -> list[Cell]:
+    """The first of the paper's own claims, with what came of each on the best evidence, and where another differs."""
+    own = [claim for claim in card.claims if claim.paper is not None]
+    return [[*best.verdict(press.best(card.slug, claim), document), " ", claim.statement] for claim in own[:most]]
 
 
 def related(card: Card, most: int = 3) -> list[str]:
@@ -91,9 +94,9 @@ def related(card: Card, most: int = 3) -> list[str]:
 
 
 def held(slug: str) -> list[Cell]:
-    """One line per profile: how many of its claims hold, and what the others came to."""
+    """One line per profile, the best evidence first: how many of its claims hold, and what the others came to."""
     lines: list[Cell] = []
-    for profile in press.PROFILES:
+    for profile in press.measured_first(press.PROFILES, slug):
         counts = press.tally(slug, profile)
         total = sum(counts.values())
         if total and counts["not run"] == total:
@@ -102,15 +105,19 @@ def held(slug: str) -> list[Cell]:
             others = [[elements.badge(v), f" {n}"] for v, n in counts.items() if n and v != "holds"]
             line: list[Cell] = [elements.inline(profile, "profile"), f"{counts['holds']} of {total} hold"]
             lines.append(line + ([" · ", *elements.join(others, " · ")] if others else []))
+    if differ := sum(bool(one.against) for one in press.best_of(slug)):
+        lines.append(f"The profiles do not agree on {differ} of the claims.")
     return lines or ["no claims yet"]
 
 
-def last_run(slug: str) -> Cell:
-    """Provenance of the evidence at the quick profile, which is what the page shows."""
-    found = press.measured(slug, "quick")
-    if not found:
-        return "not run yet"
-    return provenance(found.provenance)
+def last_runs(slug: str) -> Cell:
+    """Provenance of the evidence at every profile that was measured, the best first."""
+    lines: list[Cell] = []
+    for profile in press.measured_first(press.PROFILES, slug):
+        if found := press.measured(slug, profile):
+            line: list[Cell] = [elements.inline(profile, "profile"), provenance(found.provenance)]
+            lines.append([*line, " ", elements.label("earlier code", "earlier")] if found.earlier else line)
+    return elements.stack(*lines) if lines else "not run yet"
 
 
 def provenance(facts: dict[str, Any]) -> str:
@@ -151,14 +158,15 @@ def commands(slug: str) -> str:
     return f'make run P={slug}\nmake run P={slug} ARGS="--profile real"\nmake lab ARGS={page}.md'
 
 
-def places(config: Config, slug: str) -> list[Cell]:
-    """Where the chapter can be had: its notebook with outputs, in Colab or as a file, and its text."""
-    repository = config.html_theme_options.get("repository_url", "")
-    name = repository.removeprefix("https://github.com/")
+def places(config: Config, slug: str, document: str) -> list[Cell]:
+    """Where the chapter can be had: its notebook with outputs, as a file or in Colab, and its text."""
+    name = config.html_theme_options.get("repository_url", "").removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{name}/blob/notebooks/{slug}.ipynb"
+    download = notebooks.link("Download the notebook", slug, document)
     return [
-        elements.link("Open in Colab", f"https://colab.research.google.com/github/{name}/blob/notebooks/{slug}.ipynb"),
-        elements.link("Download the notebook", f"{repository}/raw/notebooks/{slug}.ipynb"),
+        *([download] if download else []),
         elements.link("Source of this page", source.address(config, f"{press.document_of(slug)}.md")),
+        [elements.link("Open in Colab", colab), " (as last published; needs a network and a Google account)"],
     ]
 
 

@@ -38,8 +38,9 @@ def title(env: BuildEnvironment, card: Card) -> str:
 
 
 def bibtex(env: BuildEnvironment, card: Card, document: str) -> str:
-    """BibTeX entries of the chapter, as it was measured, and of its paper."""
-    found, config = press.measured(card.slug, "quick"), env.config
+    """BibTeX entries of the chapter, with its best evidence, and of its paper."""
+    profile = press.measured_first(press.PROFILES, card.slug)[0]
+    found, config = press.measured(card.slug, profile), env.config
     date = str(found.provenance.get("date") or "")[:10] if found else ""
     chapter = ENTRY.format(
         slug=card.slug,
@@ -47,7 +48,7 @@ def bibtex(env: BuildEnvironment, card: Card, document: str) -> str:
         title=card.title,
         book=config.html_title,
         year=date[:4] or config.copyright[:4],
-        note=f"Measured on {date} at commit {found.commit}" if found else "Not measured yet",
+        note=f"Measured at the {profile} profile on {date}, commit {found.commit}" if found else "Not measured yet",
         url=f"{config.html_baseurl}{document}.html",
     )
     entry = paper(env, card)

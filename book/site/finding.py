@@ -14,7 +14,8 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 
 from book import chapters
-from book.site import elements, languages, press
+from book.site import best, elements, languages, press
+from book.site.elements import Cell
 from book.site.rebuild import BookDirective
 
 
@@ -39,10 +40,9 @@ class FindingDirective(BookDirective):
             known = {one.id: one for one in card.claims}
             if claim not in known:
                 raise self.error(f"finding: papers/{slug}/paper.yml has no claim {claim!r}")
-            verdict = press.verdict_of(slug, known[claim], "quick").verdict
+            signs = best.verdict(press.best(slug, known[claim]), self.env.docname)
             said, _ = self.parse_inline(" ".join(self.content), lineno=self.lineno)
-            sign = elements.badge(verdict, languages.verdict(verdict, self.env.docname))
-            box += elements.paragraph([sign, " ", said or known[claim].statement], "finding-claim")
+            box += elements.paragraph([*signs, " ", said or known[claim].statement], "finding-claim")
         figures = figures_of(slug)
         if figures and int(number) > len(figures):
             raise self.error(f"finding: the run of {slug} has {len(figures)} figures, not {number}")
@@ -55,7 +55,9 @@ class FindingDirective(BookDirective):
             box += nodes.image(uri=place, alt=alt, width=f"{width}px", height=f"{height}px")
         else:
             box += elements.paragraph(elements.label("not yet executed", "unwritten"))
-        where = elements.page_link(card.title, press.document_of(slug), self.env.docname)
+        where: list[Cell] = [elements.page_link(card.title, press.document_of(slug), self.env.docname)]
+        if figures:
+            where += [" · ", languages.say("figure", self.env.docname)]
         box += elements.paragraph(where, "finding-source")
         return [box]
 
@@ -77,16 +79,17 @@ def figures_of(slug: str) -> list[tuple[bytes, str, tuple[int, int]]]:
 
 
 class TallyDirective(BookDirective):
-    """``{tally}``: how many claims came to which verdict over the whole book at the quick profile, as one bar."""
+    """``{tally}``: how many claims came to which verdict over the whole book on the best evidence, as one bar."""
 
     def run(self) -> list[Node]:
         self.draws_press()
-        counts = {verdict: n for verdict, n in press.totals("quick").items() if n}
+        found = press.best_of(*press.slugs())
+        counts = best.counts(found)
         if not counts:
             return [elements.paragraph("No claims have been written down yet.")]
         whole = sum(counts.values())
         words = {verdict: languages.verdict(verdict, self.env.docname) for verdict in counts}
-        said = languages.TALLY[languages.of(self.env.docname)].format(
+        said = languages.say("tally", self.env.docname).format(
             whole=whole, parts=", ".join(f"{n} {words[verdict]}" for verdict, n in counts.items())
         )
         parts = "".join(
@@ -95,7 +98,8 @@ class TallyDirective(BookDirective):
         )
         bar = nodes.raw("", f'<div class="tally" role="img" aria-label="{said}">{parts}</div>', format="html")
         each = [[elements.badge(verdict, words[verdict]), f" {n}"] for verdict, n in counts.items()]
-        return [bar, elements.paragraph(elements.join(each, " · "), "tally-key")]
+        origin = elements.paragraph(best.origin(found, self.env.docname))
+        return [bar, elements.paragraph(elements.join(each, " · "), "tally-key"), origin]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

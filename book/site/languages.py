@@ -22,7 +22,28 @@ VERDICTS = {
     "fails": "不成立",
     "not run": "未运行",
 }
-TALLY = {"en": "Of {whole} claims: {parts}", "zh": "共 {whole} 条结论：{parts}"}
+TEXTS = {
+    "en": {
+        "tally": "Of {whole} claims: {parts}",
+        "best": "Each verdict is that of the best evidence there is on its claim: {profiles}.",
+        "differ": "On {n} claims a smaller profile came to something else.",
+        "old": "{n} were measured with earlier code.",
+        "earlier": "earlier code",
+        "figure": "figure: the quick run",
+        "comma": ", ",
+        "space": " ",
+    },
+    "zh": {
+        "tally": "共 {whole} 条结论：{parts}",
+        "best": "每条判定依据该结论现有的最好证据：{profiles}。",
+        "differ": "其中 {n} 条在较小的配置下判定不同。",
+        "old": "{n} 条由较早的代码测得。",
+        "earlier": "较早的代码",
+        "figure": "图：quick 配置的运行",
+        "comma": "，",
+        "space": "",
+    },
+}
 CHINESE = re.compile(r"[\u3000-\u9fff\uff00-\uffef]")
 
 
@@ -34,6 +55,11 @@ def of(page: str) -> str:
 def verdict(word: str, page: str) -> str:
     """A verdict in the language of a page."""
     return VERDICTS[word] if of(page) == "zh" else word
+
+
+def say(what: str, page: str) -> str:
+    """One of ``TEXTS`` in the language of a page."""
+    return TEXTS[of(page)][what]
 
 
 def join_lines(app: Sphinx, doctree: nodes.document) -> None:

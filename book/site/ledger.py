@@ -8,7 +8,7 @@ from docutils import nodes
 from docutils.nodes import Node
 from sphinx.application import Sphinx
 
-from book.site import elements, press
+from book.site import best, elements, press
 from book.site.elements import Cell
 from book.site.rebuild import BookDirective
 
@@ -22,7 +22,7 @@ class ClaimsDirective(BookDirective):
         self.draws_press()
         scope = self.arguments[0] if self.arguments else ""
         if scope == "summary":
-            return summary()
+            return summary(self.env.docname)
         if scope == "all":
             found: list[Node] = []
             for slug in press.slugs():
@@ -42,9 +42,9 @@ class ClaimsDirective(BookDirective):
 
 
 def ledger(slug: str) -> nodes.table:
-    """One row per claim, one column per profile."""
+    """One row per claim, one column per profile, the best evidence first."""
     claims = press.card(slug).claims
-    profiles = [p for p in press.PROFILES if any(p in claim.profiles for claim in claims)]
+    profiles = press.measured_first((p for claim in claims for p in claim.profiles), slug)
     rows = [
         [
             elements.stack(claim.statement, elements.inline(claim.source, "source")),
@@ -96,16 +96,20 @@ def explanations(slug: str) -> list[Node]:
     return [elements.paragraph("On the claims that do not hold everywhere:"), nodes.bullet_list("", *told)]
 
 
-def summary() -> list[Node]:
-    """How many claims came to which verdict, profile by profile, over the whole book."""
-    counts = {profile: press.totals(profile) for profile in press.PROFILES}
-    used = [profile for profile, count in counts.items() if any(count.values())]
-    if not used:
+def summary(page: str) -> list[Node]:
+    """How many claims came to which verdict on the best evidence, and profile by profile, over the whole book."""
+    found = press.best_of(*press.slugs())
+    if not found:
         return [elements.paragraph("No claims have been written down yet.")]
+    counts = {"best": press.count(one.verdict.verdict for one in found)}
+    counts |= {profile: press.totals(profile) for profile in press.BEST_FIRST}
+    used = [column for column, count in counts.items() if sum(count.values()) > count["not run"] or column == "best"]
+    used += [column for column, count in counts.items() if column not in used and any(count.values())]
     rows: list[list[Cell]] = [[elements.badge(v), *[str(counts[p][v]) for p in used]] for v in press.VERDICTS]
     rows.append([nodes.strong("", "claims"), *[nodes.strong("", str(sum(counts[p].values()))) for p in used]])
     head: list[Cell] = ["Verdict", *[elements.inline(p, "profile") for p in used]]
-    return [elements.table(head, rows, [40] + [20] * len(used), "summary")]
+    table = elements.table(head, rows, [40] + [20] * len(used), "summary")
+    return [table, elements.paragraph(best.origin(found, page), "origin")]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

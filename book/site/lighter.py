@@ -26,6 +26,7 @@ OUTLINE = re.compile(
 GLYPH = re.compile(r"#glyph-([\w-]+)")
 IMAGE = re.compile(r"<img\b[^>]*>")
 SIZE = re.compile(r'style="width: (\d+)px; height: (\d+)px;"')
+ICON_TEXT = re.compile('"[^"\n]*[\ue000-\uf8ff][^"\n]*"')  # a letter of an icon font: without the font, an empty box
 STYLES = re.compile(r"fa-(?:solid|regular|brands|lg|fw|sm|xs|xl)$")
 
 
@@ -139,13 +140,16 @@ def words(out: Path) -> set[str]:
 
 
 def used_rules(style: str, known: set[str]) -> str:
-    """A style sheet without the rules whose classes stand on no page and in no script, and without icon fonts."""
+    """A style sheet without the rules whose classes stand on no page and in no script, and without icon fonts and what
+    is written in them.
+    """
     kept = []
     for rule in tinycss2.parse_stylesheet(style, skip_comments=True, skip_whitespace=True):
         if rule.type == "qualified-rule":
             selectors = [s for s in split(tinycss2.serialize(rule.prelude)) if classes(s) <= known]
             if selectors:
-                kept.append(f"{','.join(selectors)}{{{tinycss2.serialize(rule.content).strip()}}}")
+                content = ICON_TEXT.sub("none", tinycss2.serialize(rule.content).strip())
+                kept.append(f"{','.join(selectors)}{{{content}}}")
         elif rule.type == "at-rule" and rule.lower_at_keyword in ("media", "supports") and rule.content is not None:
             if inner := used_rules(tinycss2.serialize(rule.content), known):
                 kept.append(f"@{rule.at_keyword}{tinycss2.serialize(rule.prelude)}{{{inner}}}")

@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 
-from book.site import citing, press
+from book.site import best, citing, press
 
 ATOM = "http://www.w3.org/2005/Atom"
 FEED = "feed.xml"
@@ -52,7 +52,7 @@ def structured(env: BuildEnvironment, slug: str) -> dict[str, Any]:
             "url": url,
             "license": "https://opensource.org/license/mit",
         }
-        for profile in press.PROFILES
+        for profile in press.BEST_FIRST
         if (found := press.measured(slug, profile))
     ]
     chapter = {
@@ -104,9 +104,10 @@ def feed(config: Config) -> bytes:
         _child(entry, "id", url)
         _child(entry, "link", rel="alternate", href=url)
         _child(entry, "updated", when)
-        counts = press.tally(slug, "quick")
-        said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
-        _child(entry, "summary", card.summary + (f" Claims at the quick profile: {said}." if said else ""))
+        found = press.best_of(slug)
+        said = ", ".join(f"{n} {verdict}" for verdict, n in best.counts(found).items())
+        told = f" Claims, on the best evidence ({best.profiles(found)}): {said}." if said else ""
+        _child(entry, "summary", card.summary + told)
     Xml.indent(root)
     return Xml.tostring(root, encoding="utf-8", xml_declaration=True)
 

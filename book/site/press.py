@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,7 @@ from book.errors import PressError as PressError
 from fedlib import evidence as statistics
 
 PROFILES = reference.PROFILES  # those that readers see; smoke only guards the goldens
+BEST_FIRST = tuple(reversed(PROFILES))
 VERDICTS = statistics.VERDICTS
 GLUE_PREFIX = statistics.GLUE_PREFIX  # marks outputs that give the prose a number
 EVIDENCE = statistics.MIME  # the output type in which a run hands its numbers to the press
@@ -55,6 +58,19 @@ class Verdict:
     applies: bool = True
     earlier: bool = False
     problem: str = ""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evidence there is on a claim: at the largest profile where it was measured.
+
+    Evidence of earlier code counts (a verdict must not change because the code was tidied), and ``verdict.earlier`` has
+    pages say so. ``against``: the smaller profiles where the same claim came to something else, largest first.
+    """
+
+    profile: str
+    verdict: Verdict
+    against: tuple[tuple[str, Verdict], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,22 +187,43 @@ def verdict_of(slug: str, claim: cards.Claim, profile: str) -> Verdict:
     return verdicts(slug).get((claim.id, profile), Verdict("not run"))
 
 
+def best(slug: str, claim: cards.Claim) -> Best:
+    """The best evidence on a claim: that of full, else real, else quick; *not run* where there is none."""
+    seen = [(p, verdict_of(slug, claim, p)) for p in BEST_FIRST if p in claim.profiles]
+    measured = [(profile, verdict) for profile, verdict in seen if verdict.value is not None]
+    if not measured:
+        return Best(claim.profiles[0], Verdict("not run"))
+    (profile, verdict), *smaller = measured
+    return Best(profile, verdict, tuple((p, v) for p, v in smaller if v.verdict != verdict.verdict))
+
+
+def best_of(*slugs: str) -> list[Best]:
+    """The best evidence on every claim of these chapters."""
+    return [best(slug, claim) for slug in slugs for claim in card(slug).claims]
+
+
 def tally(slug: str, profile: str) -> dict[str, int]:
     """How many of the chapter's claims came to each verdict at a profile (only claims made for it)."""
-    counts = dict.fromkeys(VERDICTS, 0)
-    for claim in card(slug).claims:
-        if profile in claim.profiles:
-            counts[verdict_of(slug, claim, profile).verdict] += 1
-    return counts
+    claims = [claim for claim in card(slug).claims if profile in claim.profiles]
+    return count(verdict_of(slug, claim, profile).verdict for claim in claims)
+
+
+def count(verdicts: Iterable[str]) -> dict[str, int]:
+    """How many there are of each verdict, all of them named."""
+    counts = Counter(verdicts)
+    return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
 def totals(profile: str) -> dict[str, int]:
     """Verdicts at a profile, summed over all chapters."""
-    counts = dict.fromkeys(VERDICTS, 0)
-    for slug in chapters.slugs():
-        for verdict, n in tally(slug, profile).items():
-            counts[verdict] += n
-    return counts
+    counts = [tally(slug, profile) for slug in chapters.slugs()]
+    return {verdict: sum(one[verdict] for one in counts) for verdict in VERDICTS}
+
+
+def measured_first(names: Iterable[str], slug: str) -> list[str]:
+    """Profiles in the order in which a page shows them: the best evidence first, what was never run last."""
+    wanted = set(names)
+    return sorted((p for p in BEST_FIRST if p in wanted), key=lambda profile: measured(slug, profile) is None)
 
 
 def signature(slug: str) -> str:

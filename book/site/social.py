@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 
-from book.site import elements, press
+from book.site import best, elements, press
 
 FOLDER = "_static/social"
 BOOK = "book"  # the picture of every page that is no chapter
@@ -44,12 +44,18 @@ def announce(app: Sphinx, env: BuildEnvironment) -> None:
 
 
 def said(slug: str) -> str:
-    """The verdicts at the quick profile in words; "" where there are no claims."""
-    counts = {verdict: n for verdict, n in press.tally(slug, "quick").items() if n}
-    return f"Of {sum(counts.values())} claims " + ", ".join(f"{n}: {v}" for v, n in counts.items()) if counts else ""
+    """The verdicts on the best evidence in words; "" where there are no claims."""
+    found = press.best_of(slug)
+    counts = ", ".join(f"{n}: {verdict}" for verdict, n in best.counts(found).items())
+    return f"Of {len(found)} claims {counts} ({measured_at(found)})" if found else ""
 
 
-def draw(path: Path, above: str, title: str, text: str, counts: dict[str, int]) -> None:
+def measured_at(found: list[press.Best]) -> str:
+    """Where the verdicts come from, in a few words."""
+    return f"best evidence: {best.profiles(found) or 'none'}"
+
+
+def draw(path: Path, above: str, title: str, text: str, found: list[press.Best]) -> None:
     """One picture. The bar at the bottom has a length for every verdict, and its sign, number and word below."""
     from matplotlib.figure import Figure
 
@@ -58,19 +64,20 @@ def draw(path: Path, above: str, title: str, text: str, counts: dict[str, int]) 
     figure.text(0.06, 0.88, above, fontsize=21, color="#57606a", va="top")
     figure.text(0.06, 0.78, fill(title, 36), fontsize=39, color="#24292f", weight="bold", va="top", linespacing=1.15)
     figure.text(0.06, 0.44, fill(text, 74), fontsize=21, color="#24292f", va="top", linespacing=1.3)
-    place, whole = 0.06, sum(counts.values())
+    place, whole, counts = 0.06, len(found), best.counts(found)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
     if not whole:
         axes.barh(0.1, 0.88, 0.03, left=0.06, color="#0072B2")
+    else:
+        figure.text(0.06, 0.2, f"{whole} claims, {measured_at(found)}", fontsize=17, color="#57606a")
     words = 0.06
     for verdict, number in counts.items():
-        if number:
-            axes.barh(0.15, 0.88 * number / whole, 0.04, left=place, color=COLOURS[verdict])
-            word = f"{elements.SIGNS[verdict]} {number} {verdict}"
-            figure.text(words, 0.065, word, fontsize=19, color=COLOURS[verdict], weight="bold")
-            place, words = place + 0.88 * number / whole, words + 0.035 + 0.0118 * len(word)
+        axes.barh(0.15, 0.88 * number / whole, 0.04, left=place, color=COLOURS[verdict])
+        word = f"{elements.SIGNS[verdict]} {number} {verdict}"
+        figure.text(words, 0.065, word, fontsize=19, color=COLOURS[verdict], weight="bold")
+        place, words = place + 0.88 * number / whole, words + 0.035 + 0.0118 * len(word)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})
 
@@ -81,10 +88,10 @@ def write(app: Sphinx, error: Exception | None) -> None:
         return
     folder, book = Path(app.outdir) / FOLDER, app.config.html_title
     what = "Papers on federated learning and distillation as chapters that run; every claim measured, with a verdict."
-    draw(folder / f"{BOOK}.png", "An executable book", book, what, press.totals("quick"))
+    draw(folder / f"{BOOK}.png", "An executable book", book, what, press.best_of(*press.slugs()))
     for slug in press.slugs():
         card = press.card(slug)
-        draw(folder / f"{slug}.png", book, card.title, card.summary, press.tally(slug, "quick"))
+        draw(folder / f"{slug}.png", book, card.title, card.summary, press.best_of(slug))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The one table of symbols: read from the notation page, and linked to wherever a chapter uses one of them.
 
-A chapter's first use of a symbol in each section becomes a quiet link to its row, so that a preview can show what it
-means. ``tests/site/test_notation.py`` reads the same table.
+A row holds in all chapters, or in those that it names; these win. A chapter's first use of a symbol in each section
+becomes a quiet link to its row, so that a preview can show what it means there. ``tests/site/test_notation.py`` reads
+the same table.
 """
 
 from __future__ import annotations
@@ -125,9 +126,11 @@ def link_symbols(app: Sphinx, doctree: nodes.document, page: str) -> None:
 
 
 def linkable(node: nodes.Node | None) -> bool:
-    """Not in a title, nor in another link."""
+    """Not in a title, nor in another link, nor a letter of the paper's own: ``[$x$]{.theirs}``."""
     while node is not None:
         if isinstance(node, nodes.title | nodes.reference):
+            return False
+        if isinstance(node, nodes.inline) and "theirs" in node["classes"]:
             return False
         node = node.parent
     return True

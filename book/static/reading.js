@@ -7,7 +7,7 @@ if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined
 // A part that scrolls sideways can be reached by keyboard; one that fits is no stop on the way. (Listings and tables
 // are seen to by the theme.)
 function markScrolling() {
-  for (const part of document.querySelectorAll("div.math > mjx-container, .concept-map-frame, .leaderboard")) {
+  for (const part of document.querySelectorAll("div.math > mjx-container, .concept-map-frame")) {
     if (part.scrollWidth > part.clientWidth + 1) {
       part.tabIndex = 0;
       if (!part.hasAttribute("role")) part.setAttribute("role", "group");

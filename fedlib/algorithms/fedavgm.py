@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.federation import Federation
 from fedlib.models.net import State
@@ -16,7 +17,8 @@ class FedAvgM(FedAvg):
     """
 
     def __init__(self, momentum: float = 0.9, lr: float = 1.0):
-        self.momentum, self.lr = momentum, lr
+        self.momentum = require.real("momentum", momentum, least=0, below=1)
+        self.lr = require.real("lr", lr, above=0)
 
     def aggregate(self, fed: Federation, uploads: list[State], weights: Tensor) -> None:
         before = fed.state

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, one_hot
 
-from fedlib import rng, stacking
+from fedlib import require, rng, stacking
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation, Job
@@ -53,6 +53,12 @@ class Teaching:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("steps", "batch_size", "noise_size", "hidden"):
+            require.whole(name, getattr(self, name), 0 if name == "steps" else 1)
+        for name in ("lr", "lr_decay"):
+            require.real(name, getattr(self, name), above=0)
+        for name in ("weight_decay", "diversity"):
+            require.real(name, getattr(self, name), least=0)
 
     def prior(self, counts: Tensor) -> Tensor:
         """Probabilities [..., C] of the labels to generate, from the label counts [..., m, C] of m clients."""
@@ -97,10 +103,9 @@ class FedGen(FedAvg):
         positive: bool = True,
         personal: tuple[str, ...] = (),
     ):
-        if weight < 0 or extra < 0 or draws < 1:
-            raise ValueError(f"weight, extra >= 0 and draws >= 1 are needed, got {weight}, {extra} and {draws}")
-        self.weight, self.extra, self.decay, self.teaching = weight, extra, decay, teaching
-        self.draws, self.positive, self.personal = draws, positive, personal
+        self.weight, self.extra = require.real("weight", weight, least=0), require.real("extra", extra, least=0)
+        self.decay, self.draws = require.real("decay", decay, above=0), require.whole("draws", draws, 1)
+        self.teaching, self.positive, self.personal = teaching, positive, personal
 
     def setup(self, fed: Federation) -> None:
         net = self.generator(fed)
@@ -207,7 +212,8 @@ class Lesson:
         if not isinstance(other, Lesson):
             return False
         mine, its = ((s.algorithm, s.net.form, s.taken, s.counts.shape, s.rate) for s in (self, other))
-        return mine == its
+        classes, noise = self.counts.shape[-1], self.algorithm.teaching.noise_size
+        return mine == its and stacking.faithful(self.net, torch.zeros(1, noise + classes, device=self.net.device))
 
     def do(self, others: Sequence[Lesson] = ()) -> None:
         """Train this generator, and the others with it."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
+from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.losses import cross_entropy, kd
@@ -18,9 +21,9 @@ class FedLSD(FedAvg):
     """
 
     def __init__(self, beta: float = 1.0, temperature: float = 3.0, convex: bool = False):
-        if beta < 0 or (convex and beta > 1):
-            raise ValueError(f"beta must not be negative, nor above 1 in the convex form, got {beta}")
-        self.beta, self.temperature, self.weight = beta, temperature, 1 - beta if convex else 1.0
+        self.beta = require.real("beta", beta, least=0, most=1 if convex else math.inf)
+        self.temperature = require.real("temperature", temperature, above=0)
+        self.weight = 1 - self.beta if convex else 1.0
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:

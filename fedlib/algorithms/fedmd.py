@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, arange
 
+from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation, Phase
@@ -27,10 +28,10 @@ class FedMD(FedAvg):
     def __init__(self, public: Tensor, digest_epochs: int = 1, digest: str = "kl"):
         if digest not in ("kl", "mae"):
             raise ValueError(f"digest must be 'kl' or 'mae', got {digest!r}")
-        self.public, self.digest_epochs, self.digest = public, digest_epochs, digest
+        self.public, self.digest_epochs, self.digest = public, require.whole("digest_epochs", digest_epochs), digest
 
     def setup(self, fed: Federation) -> None:
-        self.public = fed.input(self.public)
+        fed.input(self.public[:1])  # raises for inputs that nobody prepares
 
     def broadcast(self, fed: Federation) -> State:
         return dict(fed.memory)
@@ -40,10 +41,8 @@ class FedMD(FedAvg):
         if "consensus" not in fed.memory:
             return revisit
         everything = [arange(len(self.public), device=fed.device)] * fed.clients
-        return [
-            Phase(self.imitate, self.public, fed.memory["consensus"], everything, self.digest_epochs),
-            *revisit,
-        ]
+        x, consensus = fed.input(self.public), fed.memory["consensus"]
+        return [Phase(self.imitate, x, consensus, everything, self.digest_epochs), *revisit]
 
     @per_sample
     def imitate(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
@@ -52,7 +51,7 @@ class FedMD(FedAvg):
         return kd(logits, y) if self.digest == "kl" else (logits - y).abs().mean((-2, -1))
 
     def upload(self, fed: Federation, client: int, state: State) -> State:
-        return {"logits": fed.net.predict(state, self.public)}
+        return {"logits": fed.net.predict(state, fed.input(self.public))}
 
     def aggregate(self, fed: Federation, uploads: list[State], weights: Tensor) -> None:
         fed.memory["consensus"] = sum(w * u["logits"] for w, u in zip(weights.tolist(), uploads, strict=True))

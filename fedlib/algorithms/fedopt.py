@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.federation import Federation
 from fedlib.models.net import State
@@ -38,10 +39,11 @@ class FedOpt(FedAvg):
     ):
         if optimiser not in ("sgd", *SECOND_MOMENT):
             raise ValueError(f"optimiser must be 'sgd', {', '.join(map(repr, SECOND_MOMENT))}, got {optimiser!r}")
-        if not (lr > 0 and tau > 0 and 0 <= beta1 < 1 and 0 <= beta2 < 1):
-            raise ValueError(f"lr, tau > 0 and beta1, beta2 in [0, 1) are needed, got {lr}, {tau}, {beta1}, {beta2}")
-        self.optimiser, self.lr, self.beta1, self.beta2, self.tau = optimiser, lr, beta1, beta2, tau
-        self.weighting = weighting
+        self.optimiser, self.weighting = optimiser, weighting
+        self.lr, self.tau = require.real("lr", lr, above=0), require.real("tau", tau, above=0)
+        self.beta1, self.beta2 = (
+            require.real(name, beta, least=0, below=1) for name, beta in (("beta1", beta1), ("beta2", beta2))
+        )
 
     def setup(self, fed: Federation) -> None:
         for n in set(fed.net.parameters) - set(fed.personal):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.losses import proximal
@@ -14,9 +15,7 @@ class FedProx(FedAvg):
     """Local objective: cross-entropy + mu/2 ||w - w_received||^2 (equation 2). mu = 0 is FedAvg."""
 
     def __init__(self, mu: float = 0.01):
-        if mu < 0:
-            raise ValueError(f"mu must not be negative, got {mu}")
-        self.mu = mu
+        self.mu = require.real("mu", mu, least=0)
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:

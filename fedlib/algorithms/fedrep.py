@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 
 from torch import Tensor, tensor, zeros_like
 
+from fedlib import require
 from fedlib.algorithms.fedper import FedPer
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation, Phase
@@ -23,7 +24,7 @@ class FedRep(FedPer):
 
     def __init__(self, personal: Sequence[str] = ("head.*",), common: bool = False, base_epochs: int = 1):
         super().__init__(personal, common)
-        self.base_epochs = base_epochs
+        self.base_epochs = require.whole("base_epochs", base_epochs)
 
     def phases(self, fed: Federation) -> list[Phase]:
         joint = super().phases(fed)[0]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
+from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation
 from fedlib.losses import cross_entropy, model_contrastive
 from fedlib.models.net import Net, State
-from fedlib.stacking import Stack
 
 
 class Moon(FedAvg):
@@ -25,9 +23,8 @@ class Moon(FedAvg):
     """
 
     def __init__(self, mu: float = 1.0, temperature: float = 0.5):
-        if mu < 0 or not temperature > 0:
-            raise ValueError(f"mu >= 0 and temperature > 0 are needed, got {mu} and {temperature}")
-        self.mu, self.temperature = mu, temperature
+        self.mu = require.real("mu", mu, least=0)
+        self.temperature = require.real("temperature", temperature, above=0)
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
@@ -35,14 +32,7 @@ class Moon(FedAvg):
             return super().objective(net, state, x, y, context)
         z = net(state, x, train=True, features=True)
         z_global, z_previous = (net(old, x, features=True) for old in (context.received, context.own))
-        return cross_entropy(self.head(state, z), y) + self.mu * self.contrast(z, z_global, z_previous)
-
-    def head(self, state: State, z: Tensor) -> Tensor:
-        """Logits of representations [B, D] by the network's output layer: one pass gives both."""
-        weight, bias = state["head.weight"], state["head.bias"]
-        if isinstance(state, Stack):
-            return torch.einsum("bkid,kcd->bkic", z, weight) + bias.unsqueeze(1)
-        return linear(z, weight, bias)
+        return cross_entropy(net.linear(state, z), y) + self.mu * self.contrast(z, z_global, z_previous)
 
     def contrast(self, z: Tensor, z_global: Tensor, z_previous: Tensor) -> Tensor:
         """The term beside the cross-entropy, batch mean; representations [B, D]."""

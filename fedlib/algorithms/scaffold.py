@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation, weighted_mean
+from fedlib.losses import inner
 from fedlib.models.net import Net, State
-from fedlib.stacking import Stack
 
 
 class Scaffold(FedAvg):
@@ -25,7 +26,7 @@ class Scaffold(FedAvg):
     def __init__(self, server_lr: float = 1.0, weighting: str = "uniform"):
         if weighting not in ("uniform", "samples"):
             raise ValueError(f"weighting must be 'uniform' or 'samples', got {weighting!r}")
-        self.server_lr, self.weighting = server_lr, weighting
+        self.server_lr, self.weighting = require.real("server_lr", server_lr, above=0), weighting
 
     def setup(self, fed: Federation) -> None:
         if fed.local.epochs < 1:
@@ -41,10 +42,8 @@ class Scaffold(FedAvg):
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
-        weights = net.weights(state)  # the gradient of <w, c - c_k> is c - c_k
-        keep = 1 if isinstance(weights, Stack) else 0
-        tilt = [(w * context.own[n]).reshape(*w.shape[:keep], -1).sum(-1) for n, w in weights.items()]
-        return super().objective(net, state, x, y, context) + torch.stack(tilt).sum(0)
+        tilt = inner(net.weights(state), context.own)  # the gradient of <w, c - c_k> is c - c_k
+        return super().objective(net, state, x, y, context) + tilt
 
     def upload(self, fed: Federation, client: int, state: State) -> State:
         local, old = fed.local, fed.memory["controls"][client]

@@ -24,7 +24,8 @@ class Dataset:
 
     `extra` holds what else the set knows: arrays named `*_train` and `*_test` have one entry per sample and follow
     every subset. `sha256` is the checksum of the set as it was read; it stays the same under `subset`, whose result
-    the generator determines.
+    the generator determines. `known` says whether it is one that the set's card names; otherwise nobody but whoever
+    put the pack there knows what it is.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Dataset:
     scale: float = 255.0
     dtype: torch.dtype = torch.float32
     extra: Mapping[str, Any] = field(default_factory=dict)
+    known: bool = True
 
     @property
     def num_classes(self) -> int:
@@ -212,6 +214,7 @@ def from_arrays(
     dtype: torch.dtype = torch.float32,
     normalise: bool = True,
     raw: bool = False,
+    known: bool = True,
 ) -> Dataset:
     """A `Dataset` out of raw arrays: x_* uint8 [N, H, W] or [N, H, W, C] in [0, scale], y_* integers, class_names.
 
@@ -250,4 +253,5 @@ def from_arrays(
         scale=scale,
         dtype=dtype,
         extra=extra,
+        known=known,
     )

@@ -1,8 +1,8 @@
 """Downloads: torchvision's own loaders fetch, check and parse the original files; the result is written as a pack.
 
-A downloaded set keeps the original order of samples, so its pack has another checksum than the ones in the
-registry. Its originals were verified (md5 by torchvision, archives with pickles by sha256 too), so the
-pack's checksum is written beside it and later loads are held to that.
+A downloaded set keeps the original order of samples, so its pack has another checksum than the ones in the registry. It
+is known by its samples, or its checksum is written beside it: its originals were verified (md5 by torchvision, archives
+with pickles by sha256 too), and later loads are held to that, as to unknown data.
 """
 
 from __future__ import annotations
@@ -152,9 +152,10 @@ def _quiet() -> Iterator[None]:
 def _message(facts: Card, into: Path, cause: str) -> str:
     where = os.environ.get("FEDLIB_DATA")
     looked = f"FEDLIB_DATA={where}" if where else "FEDLIB_DATA is not set"
+    odd = "".join(f"{reason}\n" for reason in packs.unfit(facts.name))
     return (
         f"The data set {facts.name!r} is not here ({looked}; cache {into}) and could not be downloaded.\n"
-        f"Cause: {cause}\n"
+        f"Cause: {cause}\n{odd}"
         f"With a network, call fedlib.data.load({facts.name!r}) again. Without one, make the same "
         f"call elsewhere, "
         f"copy {facts.name}.npz and {facts.name}.sha256 from that cache into a folder, and set FEDLIB_DATA to it:\n"

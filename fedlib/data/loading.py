@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 
@@ -13,6 +14,7 @@ from . import packs
 from .dataset import Dataset, from_arrays
 from .registry import Card, DataCorrupt, DataUnavailable, card, names
 
+UNKNOWN = "unknown:"
 _used: dict[str, str] = {}
 
 
@@ -28,7 +30,8 @@ def load(
 
     Embedded sets (`digits`, `glyphs`) need no file. Others are searched for as `<name>.npz` in `root`
     (default: $FEDLIB_DATA), then in fedlib's cache, then downloaded by torchvision's loaders; contents are
-    verified by sha256.
+    verified by sha256 and by the form that the set's card says. A pack whose checksum stands in a file beside it alone
+    is unknown data: it is loaded, with a warning, and :func:`used` says so.
 
     normalise: standardise each channel with the fixed statistics of the training part; otherwise pixels are
     in [0, 1].
@@ -37,8 +40,15 @@ def load(
     pack.
     """
     facts = card(name)
-    arrays, sha = _embedded(facts) if facts.loader == "embedded" else _pack(facts, root)
-    _used[name] = sha
+    arrays, sha, known = _embedded(facts) if facts.loader == "embedded" else _pack(facts, root)
+    if not known and _used.get(name) != f"{UNKNOWN}{sha}":
+        warnings.warn(
+            f"The pack of {name!r} is unknown data: its card does not name {sha}, for which the file beside the pack "
+            "alone vouches. Numbers measured on it say so in their evidence.",
+            UserWarning,
+            stacklevel=2,
+        )
+    _used[name] = sha if known else f"{UNKNOWN}{sha}"
     return from_arrays(
         name,
         arrays,
@@ -49,6 +59,7 @@ def load(
         dtype=dtype,
         normalise=normalise,
         raw=raw,
+        known=known,
     )
 
 
@@ -70,11 +81,11 @@ def available(root: str | os.PathLike[str] | None = None) -> dict[str, str]:
 
 
 def used() -> dict[str, str]:
-    """Name and sha256 of every set that this process has loaded."""
+    """Name and sha256 of every set that this process has loaded; ``unknown:<sha256>`` of data that no card knows."""
     return dict(sorted(_used.items()))
 
 
-def _embedded(facts: Card) -> tuple[Mapping[str, np.ndarray], str]:
+def _embedded(facts: Card) -> tuple[Mapping[str, np.ndarray], str, bool]:
     # Imported by need: the modules in memory are part of a run's provenance.
     source = import_module(f"{__package__}.{facts.name}")
     arrays = source.arrays()
@@ -84,10 +95,11 @@ def _embedded(facts: Card) -> tuple[Mapping[str, np.ndarray], str]:
             f"The embedded set {facts.name!r} has sha256\n  {sha}\nexpected\n  " + "\n  ".join(facts.sha256) + "\n"
             "The package that carries it has other data than expected: install the versions in requirements.txt."
         )
-    return arrays, sha
+    packs.fits(arrays, facts, f"The embedded set {facts.name!r}")
+    return arrays, sha, True
 
 
-def _pack(facts: Card, root: str | os.PathLike[str] | None) -> tuple[Mapping[str, np.ndarray], str]:
+def _pack(facts: Card, root: str | os.PathLike[str] | None) -> tuple[Mapping[str, np.ndarray], str, bool]:
     path = packs.find(facts.name, root)
     if path is None:
         if facts.loader != "torchvision":
@@ -103,8 +115,9 @@ def absent(facts: Card, root: str | os.PathLike[str] | None = None) -> str:
     looked = "\n".join(f"  {folder}{'' if folder.is_dir() else ' (no such folder)'}" for folder in packs.folders(root))
     channels, height, width = facts.shape
     image = f"[N, {height}, {width}]" if channels == 1 else f"[N, {height}, {width}, {channels}]"
+    odd = "".join(f"{reason}\n" for reason in packs.unfit(facts.name, root))
     return (
-        f"The data set {facts.name!r} has no automatic download and {facts.name}.npz was not found in\n{looked}\n"
+        f"The data set {facts.name!r} has no automatic download and {facts.name}.npz was not found in\n{looked}\n{odd}"
         f"Put {facts.name}.npz (arrays {', '.join(packs.REQUIRED)}; images uint8 {image}) into a folder and set "
         f"FEDLIB_DATA to that folder, for example: export FEDLIB_DATA=~/fedlib-data"
     )

@@ -26,8 +26,9 @@ class DataCorrupt(DataUnavailable):
 class Card:
     """One data set as known beforehand.
 
-    `sha256` lists the content checksums (see `packs.content_sha256`) of every accepted pack; `mean` and `std` are per
-    channel, over all pixels of the training part after division by `scale`.
+    `sha256` lists the content checksums (see `packs.content_sha256`) of every accepted pack, and `samples_sha256` those
+    of their samples in any order (`packs.samples_sha256`), by which an original download is known. `mean` and `std`
+    are per channel, over all pixels of the training part after division by `scale`.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Card:
     std: tuple[float, ...]
     sha256: tuple[str, ...]
     scale: float = 255.0
+    samples_sha256: tuple[str, ...] = ()
+    whole: tuple[int, int] | None = None  # sizes of the original set, where the known pack is a part of it
     reader: str | None = None  # torchvision's class
     archive_sha256: str | None = None  # of an archive whose files are pickles: nothing is unpickled before it matched
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 State = dict[str, Tensor]
 """Parameters and buffers of a network by name."""
@@ -70,12 +73,14 @@ class Net:
     def form(self) -> str:
         """Two networks of the same form compute the same function of a state."""
         if "form" not in self.notes:
-            shapes = {n: tuple(t.shape) for n, t in self.module.state_dict().items()}
-            plain = [  # what a forward pass may read beside layers and tensors
-                (id(type(m)), {k: v for k, v in vars(m).items() if not k.startswith("_")})
-                for m in self.module.modules()
-            ]
-            self.notes["form"] = f"{self.module} {shapes} {plain} {self.device} {self.dtype}"
+            kept = self.module.state_dict()
+            shapes = {n: tuple(t.shape) for n, t in kept.items()}
+            fixed = {n: t for n, t in self.module.named_buffers() if n not in kept}  # no part of any state
+            plain = [(type(m), vars(m) | dict.fromkeys(_IN_STATES)) for m in self.module.modules()]
+            names = self.parameters, self.buffers  # of tied tensors only the first
+            self.notes["form"] = (
+                f"{self.module} {shapes} {names} {_told(fixed)} {_told(plain)} {self.device} {self.dtype}"
+            )
         return self.notes["form"]
 
     @property
@@ -94,6 +99,12 @@ class Net:
     def __call__(self, state: Mapping[str, Tensor], x: Tensor, train: bool = False, **options: Any) -> Tensor:
         """Output of the network: logits [B, C] for a classifier; ``options`` go to the module's forward."""
         return (self._train if train else self._eval)(state, x, **options)
+
+    def linear(self, state: Mapping[str, Tensor], z: Tensor, layer: str = "head") -> Tensor:
+        """The linear layer of that name alone, for its inputs z [B, D]: with ``features=True`` before, one pass gives
+        representations and logits.
+        """
+        return functional.linear(z, state[f"{layer}.weight"], state.get(f"{layer}.bias"))
 
     @torch.no_grad()
     def predict(self, state: Mapping[str, Tensor], x: Tensor, batch: int = 2048, **options: Any) -> Tensor:
@@ -142,6 +153,25 @@ class Net:
                 module(x)
             self.notes[key] = total, largest
         return self.notes[key]
+
+
+_IN_STATES = ("_parameters", "_buffers", "_modules")  # of a module: told by names and shapes
+
+
+def _told(thing: Any) -> str:
+    """In words what a forward pass may read: numbers and tensors by value, anything else as this one object."""
+    if isinstance(thing, Tensor):
+        raw = thing.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return f"{thing.dtype} {tuple(thing.shape)} {hashlib.sha256(raw).hexdigest()}"
+    if isinstance(thing, Mapping):
+        return f"{{{', '.join(f'{_told(k)}: {_told(v)}' for k, v in thing.items())}}}"
+    if isinstance(thing, list | tuple):
+        return f"[{', '.join(map(_told, thing))}]"
+    if isinstance(thing, partial):
+        return f"partial {_told([thing.func, thing.args, thing.keywords])}"
+    if isinstance(thing, bool | int | float | complex | str | bytes | None):
+        return repr(thing)
+    return f"{type(thing).__name__} at {id(thing)}" if thing != set() else "{}"
 
 
 def clone(state: Mapping[str, Tensor]) -> State:

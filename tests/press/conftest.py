@@ -145,9 +145,11 @@ class Tree:
             "profile": profile,
             "seeds": [0, 1, 2],
             "metrics": values,
-            "modules": ["fedlib.evidence", "fedlib.toy"],
+            "modules": ["fedlib", "fedlib.evidence", "fedlib.toy"],
             "data": {},
             "device": "cpu",
+            "processor": "cpu of this test",
+            "executors": {},
             "versions": {"python": "3"},
             "peak_memory_mb": 1.0,
             "glue": {},
@@ -185,7 +187,7 @@ _BASES = {"score/ours": 0.5, "score/base": 0.0}
 
 def _with(notebook: Any, published: dict[str, Any]) -> Any:
     """The notebook as if its last two cells had been executed."""
-    notebook.cells[-1].outputs = [nbformat.v4.new_output("display_data", data={execute.EVIDENCE: published})]
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("display_data", data={records.EVIDENCE: published})]
     notebook.cells[-2].outputs = [nbformat.v4.new_output("stream", text="score/base  0.000  n=1\n")]
     return notebook
 

@@ -306,7 +306,7 @@ def pretended_parts(tree, count, kept, **changes):
     parts = whole.split(count)
     record = tree.pretend("demo")
     for part, results in zip(parts, kept, strict=True):
-        files.write_json(chapters.record_path("demo", part.stem), record | {"kept": results} | changes)
+        records.write("demo", part.stem, record | {"kept": results} | changes)
     return whole, parts
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
-from miniature import HOME, PAGE, PNG, PNG_TEXT, Book, text_of
+import yaml
+from miniature import CARD, HOME, PAGE, PNG, PNG_TEXT, Book, text_of
 
 from book import chapters, reference
 from book.site import executed
@@ -114,6 +116,27 @@ def test_card_and_descriptions_come_from_the_card(book):
     assert '<meta content="What a chapter is, as small as it can be." name="description"' in page
     for expected in ("Nobody. Nowhere 2020", "2020-10-16", "small", "make run P=mini", "not run"):
         assert expected in words, expected
+
+
+def test_an_executed_page_of_the_book_is_drawn_like_a_chapter_about_no_paper(book):
+    """There may be none; this one stands for those that will come."""
+    about_no_paper = (
+        CARD | dict.fromkeys(("part", "citation", "authors", "venue", "entry")) | {"noted": [], "claims": []}
+    )
+    (book.root / "papers" / "mini").rename(book.root / "page")
+    (book.root / "book" / "pages").mkdir()
+    (book.root / "page").rename(book.root / "book" / "pages" / "mini")
+    book.write("book/pages/mini/paper.yml", yaml.safe_dump(about_no_paper))
+    book.edit("index.md", "papers/mini/chapter", "book/pages/mini/chapter")
+    assert chapters.slugs() == ["mini"]
+    book.execute(output="two, as computed")
+    pages, warnings = book.build()
+    page = pages["book/pages/mini/chapter.html"]
+    assert warnings == ""
+    assert "two, as computed" in page
+    assert 'href="../../../notebooks/mini.ipynb"' in page
+    assert (book.root / "_build/html/notebooks/mini.ipynb").is_file()
+    assert "Paper" not in re.findall(r"<dt[^>]*>(\w+)", page)
 
 
 def test_profile_never_run_says_how_to_run_it(book):

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from book.site import symbols
+
 pytestmark = pytest.mark.site
 CHAPTER = "papers/fedntd/chapter.html"
 KINDS = {
@@ -83,6 +85,32 @@ def test_formulas_in_previews_find_their_glyphs_on_the_page(site, browser):
         drawn += names
     tab.close()
     assert drawn
+
+
+def test_a_preview_shows_what_a_symbol_means_in_this_chapter(site, browser):
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    for slug, name, meaning in (
+        ("moon", "mu", "the contrast in MOON"),
+        ("moon", "tau", "temperature of the contrast"),
+        ("fedntd", "tau", "temperature of a distillation"),
+        ("feddf", "mu", "weight of the proximal term"),
+    ):
+        tab.goto((site / f"papers/{slug}/chapter.html").as_uri(), wait_until="load")
+        tab.locator(f"article a.symbol[href*='#symbol-{name}-']").first.focus()
+        preview = tab.locator(".tippy-content")
+        preview.wait_for(timeout=5000)
+        assert meaning in preview.inner_text(), f"{slug}, {name}: {preview.inner_text()}"
+    tab.close()
+
+
+def test_symbols_lead_to_rows_that_hold_in_their_chapter(site):
+    rows = {row.anchor: row for row in symbols.table()}
+    for path in sorted(site.glob("papers/*/chapter.html")):
+        page = path.read_text(encoding="utf-8")
+        anchors = set(re.findall(r'<a class="symbol [^>]*href="[^"]*notation\.html#([^"]+)"', page))
+        away = [name for name in anchors if rows[name].chapters and path.parent.name not in rows[name].chapters]
+        assert anchors, f"{path.parent.name}: no symbol has a preview"
+        assert not away, f"{path.parent.name}: these rows are for other chapters: {away}"
 
 
 def test_every_citation_term_and_equation_of_a_chapter_has_a_preview(site, browser):

@@ -21,8 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedlib import batched as module
-from fedlib import rng
+from fedlib import promise, rng
 from fedlib.algorithms import FedAvg, FedLSD, FedNTD, FedProx
 from fedlib.batched import batched, unstackable
 from fedlib.data.augment import crop_and_flip
@@ -504,8 +503,8 @@ def test_a_network_without_a_stacked_form_is_refused():
 
 
 def test_the_promise_is_checked_once_for_each_network_and_objective(monkeypatch):
-    calls, real = [], module._broken_promise
-    monkeypatch.setattr(module, "_broken_promise", lambda *args: calls.append(args) or real(*args))
+    calls, real = [], promise._tried
+    monkeypatch.setattr(promise, "_tried", lambda *args: calls.append(args) or real(*args))
     fed = federation(FedNTD(), executor="batched")
     fed.run(3)
     fed.explain()
@@ -536,12 +535,11 @@ def test_the_check_changes_nothing_it_looks_at():
 
 def test_data_that_cannot_be_computed_with_are_no_broken_promise():
     """The first samples of the first client are among what the promise is tried on."""
-    x, y, split = samples()
-    x = x.clone()
-    x[split[0]] = float("nan")
     for executor in ("sequential", "batched", "auto"):
+        fed = federation(executor=executor, participation=1.0)
+        fed.x[fed.split[0]] = float("nan")  # which a federation is not made of
         with pytest.raises(Diverged) as caught:
-            federation(data=(x, y, split), executor=executor, participation=1.0).run(1)
+            fed.run(1)
         assert caught.value.client == 0
 
 
@@ -553,9 +551,10 @@ def test_a_client_whose_data_are_broken_breaks_nobody_else(bad):
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
     x, y, split = x[order].clone(), y[order], [place[rows] for rows in split]
-    x[split[bad]] = float("nan")
+    fed = federation(data=(x.clone(), y, split), executor="batched", participation=1.0)
+    fed.x[split[bad]] = float("nan")
     with pytest.raises(Diverged) as caught:
-        federation(data=(x, y, split), executor="batched", participation=1.0).run(1)
+        fed.run(1)
     assert caught.value.client == bad
     others = [rows for k, rows in enumerate(split) if k != bad]
     agree(FedAvg, 1, data=(x, y, others), participation=1.0)

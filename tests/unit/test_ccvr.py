@@ -371,7 +371,7 @@ def test_a_diverging_calibration_is_said():
 
 @pytest.mark.parametrize("wrong", [{"samples": -1}, {"steps": -1}, {"batch_size": 0}, {"lr": 0.0}])
 def test_settings_that_cannot_work_are_refused(wrong):
-    with pytest.raises(ValueError, match="are needed"):
+    with pytest.raises(ValueError, match="must be a"):
         Calibration(**wrong)
 
 

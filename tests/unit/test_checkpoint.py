@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -23,11 +24,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fedlib import algorithms, checkpoint, models, observe, packing, partition, rng
+from fedlib import algorithms, checkpoint, identity, models, observe, packing, partition, rng
 from fedlib.algorithms import FedAvg, FedAvgM
+from fedlib.data import Dataset
 from fedlib.distill import Distillation
 from fedlib.executors import Diverged
 from fedlib.federation import Federation, Local, weighted_mean
+from fedlib.kept import containers
 
 ROUNDS = 4
 POINTS = ("broadcast", "phases", "objective", "context", "keep", "upload", "aggregate", "observer", "row")
@@ -79,9 +82,21 @@ MADE = {
 NAMES = sorted({*algorithms._HOME, *MADE})
 
 
-def federation(name="FedAvg", seed=3, hidden=(7,), algorithm=None, clients=6, **options):
+def turned(x, generator):
+    return -x
+
+
+def halved(x):
+    return x / 2
+
+
+def federation(name="FedAvg", seed=3, hidden=(7,), algorithm=None, clients=6, moved="", **options):
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(60, 5, generator=g), torch.randint(0, 3, (60,), generator=g)
+    if moved == "x":
+        x[59, 4] += 1e-6  # one number of one sample
+    if moved == "y":
+        y[[0, 1]] = y[[1, 0]] if y[0] != y[1] else (y[[0, 1]] + 1) % 3
     if name == "own statistics":
         options |= {"model": Normed, "buffers": "local"}
     options = {
@@ -172,7 +187,9 @@ def stumble(fed, point, number, call, after, error=KeyboardInterrupt):
     elif point == "observer":
         fed.observers.insert(call % 3, lambda *seen: here(lambda *_: {}, *seen))
     else:
-        setattr(fed.algorithm, point, functools.partial(here, getattr(fed.algorithm, point)))
+        kind = type(fed.algorithm)  # of the same name: what a checkpoint says of an algorithm stays the same
+        struck = {point: lambda self, *rest: here(getattr(super(type(self), self), point), *rest)}
+        fed.algorithm.__class__ = type(kind.__name__, (kind,), struck)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -235,7 +252,7 @@ def test_no_hook_changes_in_place_what_is_kept(name):
     fed = federation(name)
     fed.run(2)
     own_things = dict(vars(fed.algorithm))
-    kept = [checkpoint._containers(value) for value in (fed.state, fed.own, fed.memory)]
+    kept = [containers(value) for value in (fed.state, fed.own, fed.memory)]
     before = frozen([kept, own_things])
     fed.run(1)
     same([kept, own_things], before)
@@ -250,7 +267,7 @@ def test_the_test_above_can_fail():
                 w.mul_(0.5)
 
     fed = federation(algorithm=InPlace())
-    kept = checkpoint._containers(fed.state)
+    kept = containers(fed.state)
     before = frozen(kept)
     fed.run(1)
     with pytest.raises(AssertionError):
@@ -547,7 +564,14 @@ OTHER = {
     "dtype: 'torch.float32' there, 'torch.float64' here": {"dtype": torch.float64},
     "buffers: 'average' there, 'local' here": {"buffers": "local"},
     "split: '[0-9a-f]{16}' there, '[0-9a-f]{16}' here": {"clients": 7},
-    "another model": {"hidden": (8,)},
+    "network: 'MLP [0-9a-f]{16}' there, 'MLP [0-9a-f]{16}' here": {"hidden": (8,)},
+    "local.lr_decay: 1.0 there, 0.9 here": {"local": Local(epochs=1, batch_size=5, momentum=0.9, lr_decay=0.9)},
+    "local.augment: None there, 'turned [0-9a-f]{16}' here": {
+        "local": Local(epochs=1, batch_size=5, momentum=0.9, augment=turned)
+    },
+    "prepare: None there, {'kind': 'Prepare', .*'halved [0-9a-f]{16}'.* here": {"prepare": halved},
+    "x: 'torch.float32 \\[60, 5\\] [0-9a-f]{16}' there, 'torch.float32 \\[60, 5\\] [0-9a-f]{16}' here": {"moved": "x"},
+    "y: 'torch.int64 \\[60\\] [0-9a-f]{16}' there": {"moved": "y"},
 }
 
 
@@ -567,6 +591,150 @@ def test_an_algorithm_with_other_settings_is_refused(tmp_path):
     checkpoint.save(federation(algorithm=long), tmp_path / "c")
     with pytest.raises(ValueError, match=r"algorithm.distillation.steps: 9 there, 5 here"):
         checkpoint.restore(federation(algorithm=short), tmp_path / "c")
+
+
+def other_public():
+    return torch.cat([public()[:-1], public()[-1:] + 1e-6])
+
+
+class Switching(nn.Module):
+    """Two networks of one form, whose forward pass reads a plain attribute."""
+
+    def __init__(self, sign):
+        super().__init__()
+        self.layer, self.sign = nn.Linear(5, 3), sign
+
+    def forward(self, x):
+        return self.layer(self.sign * x)
+
+
+def objective_of(factor):
+    def objective(net, state, x, y, context):
+        return factor * nn.functional.cross_entropy(net(state, x, train=True), y)
+
+    algorithm = FedAvg()
+    algorithm.objective = objective
+    return algorithm
+
+
+CHECKED = (torch.zeros(6, 5), torch.arange(6) % 3)
+TAUGHT = {
+    "public data": (
+        lambda: algorithms.FedDF(public()),
+        lambda: algorithms.FedDF(other_public()),
+        "algorithm.unlabelled",
+    ),
+    "consensus data": (
+        lambda: algorithms.FedMD(public()),
+        lambda: algorithms.FedMD(other_public()),
+        "algorithm.public",
+    ),
+    "a function that gives the data": (
+        lambda: algorithms.FedDF(lambda fed: public()),
+        lambda: algorithms.FedDF(lambda fed: other_public()),
+        "algorithm.unlabelled",
+    ),
+    "validation data": (
+        lambda: algorithms.FedDF(public(), validation=CHECKED),
+        lambda: algorithms.FedDF(public(), validation=(CHECKED[0], (CHECKED[1] + 1) % 3)),
+        "algorithm.validation",
+    ),
+    "a base": (
+        lambda: algorithms.CCVR(algorithms.FedProx(0.1)),
+        lambda: algorithms.CCVR(algorithms.FedProx(0.2)),
+        "algorithm.base.mu: 0.1 there, 0.2 here",
+    ),
+    "an objective of its own": (
+        lambda: objective_of(1.0),
+        lambda: objective_of(2.0),
+        "algorithm.objective: 'objective_of",
+    ),
+    "an objective or none": (FedAvg, lambda: objective_of(1.0), "algorithm.objective: 'nothing' there"),
+    "none or an objective": (lambda: objective_of(1.0), FedAvg, "algorithm.objective: .* there, 'nothing' here"),
+    "what stays with clients": (
+        lambda: algorithms.FedPer(("head.*",)),
+        lambda: algorithms.FedPer(("body.*",)),
+        "personal: .* there, .* here",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TAUGHT)
+def test_a_checkpoint_made_with_other_things_is_refused(what, tmp_path):
+    first, second, message = TAUGHT[what]
+    checkpoint.save(federation(algorithm=first()), tmp_path / "c")
+    checkpoint.restore(federation(algorithm=first()), tmp_path / "c")  # made anew, it is the same
+    with pytest.raises(ValueError, match=f"{message}.*move it away"):
+        checkpoint.restore(federation(algorithm=second()), tmp_path / "c")
+
+
+def test_a_network_that_computes_something_else_is_refused(tmp_path):
+    checkpoint.save(federation(model=functools.partial(Switching, 1)), tmp_path / "c")
+    checkpoint.restore(federation(model=functools.partial(Switching, 1)), tmp_path / "c")
+    with pytest.raises(ValueError, match="network: 'Switching"):
+        checkpoint.restore(federation(model=functools.partial(Switching, -1)), tmp_path / "c")
+
+
+def test_pixels_of_a_set_prepared_by_it_are_told_by_content(tmp_path):
+    images = torch.randint(256, (60, 1, 1, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    y = torch.arange(60) % 3
+
+    def made(mean):
+        own = Dataset("n", images.clone(), y, images[:5], y[:5], ("a", "b", "c"), "", mean=(mean,), std=(0.5,)).flat()
+        split = partition.iid(y, 6, rng.stream(0, "split"))
+        model = functools.partial(models.MLP, 5, (4,), 3)
+        return Federation(model, own.x_train, y, split, FedAvg(), prepare=own.prepare, device="cpu")
+
+    checkpoint.save(made(0.5), tmp_path / "c")
+    checkpoint.restore(made(0.5), tmp_path / "c")
+    with pytest.raises(ValueError, match="prepare: "):
+        checkpoint.restore(made(0.4), tmp_path / "c")
+
+
+def test_data_are_read_once_and_again_when_they_changed(tmp_path, monkeypatch):
+    read, fed = [], federation()
+    real = identity.digest
+    monkeypatch.setattr(identity, "digest", lambda *given: read.append(1) or real(*given))
+    checkpoint.play(fed, 3, tmp_path / "c", every=1)
+    assert len(read) == 3 + 2, "the split at each of three saves, x and y once"
+    fed.x += 1
+    with pytest.raises(ValueError, match="x: "):
+        checkpoint.restore(fed, tmp_path / "c")
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_a_seed_of_another_type_is_the_same_seed(kind, tmp_path):
+    checkpoint.play(federation(seed=3), 2, tmp_path / "c")
+    fed = federation(seed=kind(3))
+    checkpoint.play(fed, ROUNDS, tmp_path / "c")
+    same(content(fed), uninterrupted("FedAvg")[ROUNDS])
+
+
+def test_an_older_form_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_FORMAT", "fedlib-federation-2")
+    checkpoint.save(federation(), tmp_path / "c")
+    monkeypatch.undo()
+    with pytest.raises(
+        ValueError, match=r"is of form 'fedlib-federation-2', .*finish with the version that wrote it, or"
+    ):
+        checkpoint.restore(federation(), tmp_path / "c")
+
+
+def test_what_cannot_be_told_is_told_by_its_type():
+    class Odd:
+        pass
+
+    def again(n):
+        return again(n - 1) if n else Odd
+
+    assert identity.told(Odd()).endswith("Odd")
+    assert identity.told(again) == identity.told(again)
+    assert identity.told([math.nan, np.float32(1), None, torch.float64]) != identity.told([math.nan, 1.5, None, ""])
+    loop = [1]
+    loop.append(loop)
+    assert identity.told(loop) == [1, "itself"]
+    assert identity.told(nn.Linear(2, 1)) != identity.told(nn.Linear(2, 1)), "drawn apart"
+    assert identity.told(np.zeros(3)) != identity.told(np.zeros(4))
 
 
 def test_the_file_can_be_read_with_plain_tools(tmp_path):

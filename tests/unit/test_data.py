@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import warnings
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,17 +30,30 @@ from fedlib.data import dataset, digits, download, loading, packs, registry, toy
 
 ROOT = Path(__file__).parents[2]
 DATA = os.environ.get("FEDLIB_DATA", "")
+pytestmark = pytest.mark.filterwarnings("ignore:The pack of .* is unknown data")
 needs_packs = pytest.mark.skipif(not DATA, reason="FEDLIB_DATA is not set: no real data to test the loaders with")
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty folder as $FEDLIB_DATA and another as the cache."""
+    """An empty folder as $FEDLIB_DATA and another as the cache; cards of sets as small as those of :func:`small`."""
     folders = tmp_path / "data", tmp_path / "cache"
     for folder, name in zip(folders, ("FEDLIB_DATA", "FEDLIB_CACHE"), strict=True):
         folder.mkdir()
         monkeypatch.setenv(name, str(folder))
+    resized(monkeypatch, sizes=(12, 4))
+    monkeypatch.setattr(loading, "_used", {})
     return folders
+
+
+def resized(monkeypatch, **changes):
+    """Let the cards of sets that are files say something else."""
+
+    def card(name):
+        found = registry.card(name)
+        return found if found.loader == "embedded" else dataset.replace(found, **changes)
+
+    monkeypatch.setattr(loading, "card", card)
 
 
 def small(seed: int = 0, channels: int = 1) -> dict[str, np.ndarray]:
@@ -220,7 +234,8 @@ def test_the_normal_form_is_that_of_the_definition():
     assert torch.allclose(raw.prepare(raw.x_train).double(), exact, rtol=0, atol=1e-6)
 
 
-def test_a_raw_set_has_a_quarter_of_the_bytes_and_no_float_is_ever_made(here):
+def test_a_raw_set_has_a_quarter_of_the_bytes_and_no_float_is_ever_made(here, monkeypatch):
+    resized(monkeypatch, sizes=(500, 4))
     rng = np.random.default_rng(0)
     arrays = small(channels=3) | {"x_train": rng.integers(0, 256, (500, 32, 32, 3), dtype=np.uint8)}
     packs.write(here[0] / "mnist_m.npz", arrays | {"y_train": np.zeros(500, np.uint8)})
@@ -298,7 +313,7 @@ def test_a_pack_survives_the_round_trip(here):
     arrays = small(channels=3) | {"domain_train": np.arange(12) % 2, "domain_names": np.array(["day", "night"])}
     sha = packs.write(here[0] / "mnist_m.npz", arrays)
     d = data.load("mnist_m", normalise=False)
-    assert d.sha256 == sha == data.used()["mnist_m"]
+    assert (d.sha256, d.known, data.used()["mnist_m"]) == (sha, False, f"unknown:{sha}")
     assert torch.equal((d.x_train * 255).round().byte().permute(0, 2, 3, 1), torch.from_numpy(arrays["x_train"]))
     assert d.y_train.tolist() == arrays["y_train"].tolist()
     assert (d.extra["domain_names"], d.extra["domain_train"].tolist()) == (("day", "night"), [0, 1] * 6)
@@ -390,35 +405,130 @@ def test_pickled_objects_are_refused(here):
         data.load("mnist_m")
 
 
-def test_a_verified_pack_is_hashed_once_until_it_changes(here, monkeypatch):
+def test_changed_bytes_are_found_whatever_the_clock_says(here):
+    """A memory of size and time of a file vouched for it, and both are easily kept."""
     path = here[0] / "mnist_m.npz"
     packs.write(path, small(channels=3))
     data.load("mnist_m")
-    hashed = []
-    monkeypatch.setattr(packs, "content_sha256", lambda a: hashed.append(1) or "0" * 64)
-    data.load("mnist_m")
-    assert not hashed
-    os.utime(path, ns=(1, 1))
-    with pytest.raises(data.DataCorrupt):
+    stat, sidecar = path.stat(), path.with_suffix(".sha256").read_bytes()
+    packs.write(path, small(seed=1, channels=3))
+    path.with_suffix(".sha256").write_bytes(sidecar)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    with pytest.raises(data.DataCorrupt, match="not a known pack of mnist_m"):
         data.load("mnist_m")
-    assert hashed
+    assert list(here[1].iterdir()) == [], "nothing is remembered"
 
 
-def test_an_unwritable_or_spoilt_memory_of_checksums_does_no_harm(here, monkeypatch):
-    packs.write(here[0] / "mnist_m.npz", small(channels=3))
-    (here[1] / ".verified.json").write_text('{"half')
-    data.load("mnist_m")
-    blocked = here[1] / "file"
-    blocked.write_text("")
-    monkeypatch.setenv("FEDLIB_CACHE", str(blocked / "below"))
-    data.load("mnist_m")
+def test_unknown_data_are_said_once_and_in_used(here):
+    for folder, seed in ((here[0], 0), (here[1], 1)):
+        packs.write(folder / "mnist_m.npz", small(seed, channels=3))
+    with pytest.warns(UserWarning, match=r"'mnist_m' is unknown data: its card does not name \w{64}"):
+        first = data.load("mnist_m")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.load("mnist_m")
+    assert (first.known, data.used()["mnist_m"]) == (False, f"unknown:{first.sha256}")
+    assert not first.subset(5, rng=torch.Generator(), balanced=False).flat().known
+    with pytest.warns(UserWarning, match="unknown data"):  # another set under the same name
+        data.load("mnist_m", here[1])
 
 
-@pytest.mark.parametrize("changed", [{"x_train": np.zeros((12, 28, 28), np.float32)}, {"y_test": np.zeros(3)}])
-def test_a_pack_of_another_form_says_which_form_is_expected(here, changed):
-    np.savez(here[0] / "mnist.npz", **small() | changed)
-    with pytest.raises(data.DataCorrupt, match=r"expected uint8 \[N, H, W\]"):
+def test_the_cards_samples_are_known_in_whatever_order(here, monkeypatch):
+    arrays = small()
+    order = np.random.default_rng(1).permutation(12)
+    turned = arrays | {"x_train": arrays["x_train"][order], "y_train": arrays["y_train"][order].astype(np.int64)}
+    card = {
+        "sizes": (12, 4),
+        "sha256": (packs.content_sha256(arrays),),
+        "samples_sha256": (packs.samples_sha256(arrays),),
+    }
+    resized(monkeypatch, **card)
+    for pack in (arrays, turned):
+        np.savez(here[0] / "mnist.npz", **pack)
+        d = data.load("mnist")
+        assert (d.known, d.sha256, data.used()["mnist"]) == (True, packs.content_sha256(pack), d.sha256)
+    other = turned | {"y_train": turned["y_train"][::-1].copy()}
+    renamed = turned | {"class_names": np.array([*"123456789", "0"])}
+    swapped = turned | {"x_train": np.concatenate([turned["x_train"][:11], turned["x_test"][:1]])}
+    extended = turned | {"weight_train": np.ones(12)}
+    for pack in (other, renamed, swapped, extended):
+        packs.write(here[0] / "mnist.npz", pack)
+        with pytest.warns(UserWarning, match="unknown data"):
+            assert not data.load("mnist").known
+
+
+FORMS = {
+    r"y_test float64 \(4,\).*expected .* N integer labels": {"y_test": np.zeros(4)},
+    r"x_train is float32.*expected uint8 \[N, H, W\]": {"x_train": np.zeros((12, 28, 28), np.float32)},
+    r"y_test int64 \(3,\)": {"y_test": np.zeros(3, np.int64)},
+    r"y_train uint8 \(12, 1\)": {"y_train": np.zeros((12, 1), np.uint8)},
+    r"mnist\.npz has 11 \+ 4 samples; mnist has 12 \+ 4": {
+        "x_train": np.zeros((11, 28, 28), np.uint8), "y_train": np.zeros(11, np.uint8),
+    },
+    r"x_test is \(4, 27, 28\); images of mnist are \(28, 28, 1\)": {"x_test": np.zeros((4, 27, 28), np.uint8)},
+    r"x_train is \(12, 28, 28, 3\); images": {"x_train": np.zeros((12, 28, 28, 3), np.uint8)},
+    "y_test holds labels 0 to 10; mnist has 0 to 9": {"y_test": np.array([0, 1, 2, 10], np.uint8)},
+    "y_test holds labels -1 to 2; mnist has 0 to 9": {"y_test": np.array([0, 1, 2, -1], np.int8)},
+    r"names the classes \['a', 'b'\]; mnist has 10": {"class_names": np.array(["a", "b"])},
+    r"names the classes .*; mnist has 10, all different": {"class_names": np.array(["a"] * 10)},
+    r"when_train \(datetime64": {"when_train": np.zeros(12, "datetime64[s]")},
+    "weight_train should have one entry for each of 12": {"weight_train": np.ones(11)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", FORMS)
+def test_a_pack_of_another_form_says_which_form_is_expected(here, message):
+    """Its own sidecar does not make it the set: a pack has the form that the card says."""
+    packs.write(here[0] / "mnist.npz", small() | FORMS[message])
+    with pytest.raises(data.DataCorrupt, match=message):
         data.load("mnist")
+
+
+def test_a_part_may_be_a_pack_and_the_whole_another(here, monkeypatch):
+    resized(monkeypatch, sizes=(5, 5), whole=(12, 4))
+    packs.write(here[0] / "mnist.npz", small())
+    with pytest.warns(UserWarning, match="unknown data"):
+        assert len(data.load("mnist").y_train) == 12
+    resized(monkeypatch, sizes=(5, 5), whole=(6, 6))
+    with pytest.raises(data.DataCorrupt, match=r"12 \+ 4 samples; mnist has 5 \+ 5 or 6 \+ 6"):
+        data.load("mnist")
+    assert registry.card("cifar100").whole == (50_000, 10_000), "a download is all of it"
+
+
+def test_an_archive_that_unpacks_beyond_measure_is_not_unpacked(here, monkeypatch):
+    np.savez_compressed(here[0] / "mnist.npz", **small() | {"x_train": np.zeros((10**6, 28, 28), np.uint8)})
+    assert (here[0] / "mnist.npz").stat().st_size < 10**6
+    monkeypatch.setattr(packs, "LARGEST", 10**8)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(data.DataCorrupt, match=r"unpacks to 784,\d{3},\d{3} bytes; a pack has 100,000,000 at most"):
+        data.load("mnist")
+
+
+def test_a_header_that_promises_more_than_memory_is_damage(here):
+    path = here[0] / "mnist.npz"
+    np.savez(path, **small())
+    content = path.read_bytes().replace(b"(12, 28, 28), }" + 8 * b" ", b"(1234567890, 28, 28), }")
+    assert content != path.read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(data.DataCorrupt, match="truncated or damaged"):
+        data.load("mnist")
+
+
+def test_nearly_a_pack_is_named_where_none_is_found(here):
+    (here[0] / "MNIST_M.npz").touch()
+    (here[1] / "mnist_m.npz").symlink_to(here[1] / "gone.npz")
+    with pytest.raises(data.DataUnavailable) as caught:
+        data.load("mnist_m")
+    assert f"{here[0] / 'MNIST_M.npz'} is there: rename it to mnist_m.npz." in str(caught.value)
+    assert f"{here[1] / 'mnist_m.npz'} is a link to nothing." in str(caught.value)
+
+
+def test_a_link_to_a_pack_is_the_pack(here, tmp_path, monkeypatch):
+    np.savez(tmp_path / "elsewhere.npz", **small())
+    (here[0] / "mnist.npz").symlink_to(tmp_path / "elsewhere.npz")
+    resized(monkeypatch, sizes=(12, 4), sha256=(packs.content_sha256(small()),))
+    assert data.load("mnist").known
 
 
 # --- absent sets and downloads
@@ -526,6 +636,7 @@ def test_mnist_files_are_downloaded_parsed_and_packed(server, here, monkeypatch,
 
 
 def test_usps_text_is_downloaded_and_parsed(server, monkeypatch):
+    resized(monkeypatch, sizes=(3, 3))
     images = np.random.default_rng(0).integers(0, 256, (3, 256))
     lines = [
         f"{c + 1} " + " ".join(f"{i + 1}:{v / 127.5 - 1:.6f}" for i, v in enumerate(image))
@@ -576,7 +687,7 @@ def cifar(request, server, monkeypatch):
     monkeypatch.setattr(cls, "test_list", [[names[1], sums[names[1]]]])
     monkeypatch.setattr(cls, "meta", {**cls.meta, "md5": sums[names[2]]})
     sha = hashlib.sha256(archive).hexdigest()
-    card = dataset.replace(registry.card(request.param), archive_sha256=sha)
+    card = dataset.replace(registry.card(request.param), archive_sha256=sha, sizes=(3, 3), classes=3)
     monkeypatch.setattr(loading, "card", lambda name: card)
     return request.param, card, pickle.loads(files[names[0]])["data"]
 
@@ -587,7 +698,7 @@ def test_cifar_archives_are_downloaded_parsed_and_packed(cifar, here):
     assert torch.equal((d.x_train * 255).round().byte().flatten(1), torch.from_numpy(rows))  # planes: red, green, blue
     assert (d.y_train.tolist(), d.classes) == ([2, 0, 1], ("ant", "bee", "cow"))
     kept = {p.name for p in here[1].iterdir()}
-    assert kept == {f"{name}.npz", f"{name}.sha256", f".{name}.lock", ".verified.json"}  # no leftovers of the download
+    assert kept == {f"{name}.npz", f"{name}.sha256", f".{name}.lock"}  # no leftovers of the download
 
 
 def test_an_archive_with_another_sha256_is_not_opened(cifar, here, monkeypatch):
@@ -626,22 +737,22 @@ def test_no_archive_member_escapes(tmp_path, member, header):
 def test_the_readable_card_agrees_with_the_code(name):
     written = yaml.safe_load((ROOT / "data" / f"{name}.yml").read_text())
     card = registry.card(name)
-    assert set(written) == {
-        *(
-            "name",
-            "title",
-            "source",
-            "cite",
-            "licence",
-            "loader",
-            "shape",
-            "train",
-            "test",
-            "classes",
-            "notes",
-            "sha256",
-        )
+    keys = {
+        "name",
+        "title",
+        "source",
+        "cite",
+        "licence",
+        "loader",
+        "shape",
+        "train",
+        "test",
+        "classes",
+        "notes",
+        "sha256",
     }
+    assert set(written) == keys | ({"samples_sha256"} if card.samples_sha256 else set())
+    assert tuple(written.get("samples_sha256", ())) == card.samples_sha256
     shape = written["shape"]
     assert (written["name"], written["loader"], tuple(written["sha256"])) == (name, card.loader, card.sha256)
     assert (shape["channels"], shape["height"], shape["width"]) == card.shape
@@ -667,7 +778,10 @@ def test_real_packs_are_what_their_cards_say(name):
         pytest.skip(f"{name}.npz is not in FEDLIB_DATA")
     arrays = packs.read(packs.find(name))
     assert packs.content_sha256(arrays) in card.sha256
+    if card.samples_sha256:
+        assert (packs.samples_sha256(arrays),) == card.samples_sha256
     d = data.load(name)
+    assert d.known
     assert (len(d.y_train), len(d.y_test)) == card.sizes
     assert d.shape == card.shape
     assert d.x_train.isfinite().all()

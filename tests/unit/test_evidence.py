@@ -2,9 +2,11 @@
 
 import json
 import math
+import platform
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
@@ -107,7 +109,7 @@ def test_evidence_names_metrics_modules_and_versions():
     content = json.loads(json.dumps(run.evidence()))
     assert content["metrics"] == {"accuracy/x": {"4": 0.4, "5": 0.5}}
     assert "fedlib.evidence" in content["modules"]
-    assert "fedlib" not in content["modules"]
+    assert "fedlib" in content["modules"], "what a package offers is part of what a run depends on"
     assert content["seeds"] == [4, 5]
     assert run.table() == "accuracy/x  0.450  sd 0.071  n=2"
 
@@ -142,14 +144,69 @@ def test_each_asks_for_the_seeds_that_are_missing(tmp_path, monkeypatch):
         asked.append(list(seeds))
         return [(s, "done") for s in seeds]
 
+    assert evidence.Run("quick", [4]).once("line/4", lambda: "kept by once") == "kept by once"
     run = evidence.Run("quick", [3, 4, 5, 6])
-    assert run.once("line/4", lambda: "kept by once") == "kept by once"
     assert run.each("line", compute) == {3: [3, "done"], 4: "kept by once", 5: [5, "done"], 6: [6, "done"]}
     assert asked == [[3, 5, 6]]
     assert evidence.Run("quick", [3, 4, 5, 6]).each("line", compute)[6] == [6, "done"]
     assert asked == [[3, 5, 6]], "a second run has nothing to compute"
     assert list(run.each("other", compute, seeds=[6, 5, 3], at_once=2)) == [6, 5, 3]
     assert asked[1:] == [[6, 5], [3]]
+
+
+def test_a_key_used_twice_is_an_error(tmp_path, monkeypatch):
+    """The second setting would be answered by the first one's result, kept on disk or not."""
+    run = evidence.Run("quick", [0, 1])
+    run.once("rate 0.1/0", lambda: 1)
+    with pytest.raises(ValueError, match=r"'rate 0\.1/0' is used twice"):
+        run.once("rate 0.1/0", lambda: 2)
+    with pytest.raises(ValueError, match=r"'rate 0\.1/0' is used twice"):
+        run.each("rate 0.1", lambda seeds: [3 for _ in seeds])
+    run.each("other", lambda seeds: [3 for _ in seeds], seeds=[0])
+    run.each("other", lambda seeds: [3 for _ in seeds], seeds=[1])
+    with pytest.raises(ValueError, match="'other/1' is used twice"):
+        run.once("other/1", lambda: 4)
+
+
+EDITS = {
+    "its number": ('"result": 0.5', '"result": 0.9'),
+    "its key": ('"key": "score/0"', '"key": "score/1"'),
+    "its checksum": ('"sha256": "', '"sha256": "0'),
+    "its form": ('{"key"', '[{"key"'),
+    "its end": ("}", ""),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), EDITS.values(), ids=EDITS.keys())
+def test_a_kept_result_that_was_edited_is_computed_again(tmp_path, monkeypatch, old, new):
+    monkeypatch.setenv("FEDLIB_RESUME", str(tmp_path))
+    assert evidence.Run("quick", [0]).once("score/0", lambda: 0.5) == 0.5
+    assert evidence.Run("quick", [0]).once("score/0", lambda: 0.7) == 0.5, "kept"
+    (path,) = tmp_path.iterdir()
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert evidence.Run("quick", [0]).once("score/0", lambda: 0.7) == 0.7
+
+
+def test_a_result_kept_for_another_key_does_not_serve(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLIB_RESUME", str(tmp_path))
+    first = evidence.Run("quick", [0])
+    first.once("ours/0", lambda: 0.9)
+    first.once("base/0", lambda: 0.1)
+    ours, base = (next(tmp_path.glob(f"{name}*")) for name in ("ours", "base"))
+    base.write_bytes(ours.read_bytes())
+    assert evidence.Run("quick", [0]).once("base/0", lambda: 0.1) == 0.1
+
+
+def test_evidence_names_the_processor_whose_bits_these_are():
+    from fedlib import devices
+
+    devices.pick("cpu")
+    kind = devices.processor()
+    assert evidence.Run("quick", [0]).evidence()["processor"] == kind
+    assert platform.machine() in kind
+    assert torch.backends.cpu.get_cpu_capability() in kind
 
 
 def test_each_refuses_too_few_results():

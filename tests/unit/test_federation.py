@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -376,7 +380,7 @@ def test_zero_epochs_change_nothing():
 
 @pytest.mark.parametrize("participation", [0.0, -0.1, 1.0001, float("nan")])
 def test_participation_outside_is_an_error(participation):
-    with pytest.raises(ValueError, match="participation must lie in"):
+    with pytest.raises(ValueError, match="participation must be a finite number > 0 and <= 1"):
         federation(participation=participation)
 
 
@@ -400,29 +404,34 @@ def test_no_client_at_all_is_an_error():
         Federation(small, x, y, [], FedAvg())
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": -1}, {"batch_size": 0}, {"lr": 0.0}, {"lr": float("nan")}])
-def test_local_settings_that_cannot_work(wrong):
-    with pytest.raises(ValueError, match=r"epochs >= 0, batch_size >= 1 and lr > 0"):
-        Local(**wrong)
+LOCAL = {
+    "epochs must be a whole number of at least 0": {"epochs": [-1, 1.5, 2.0, True, "1", None]},
+    "batch_size must be a whole number of at least 1": {"batch_size": [0, 2.5, math.inf]},
+    "lr must be a finite number > 0": {"lr": [0.0, -0.1, math.nan, math.inf, "0.1", None, True]},
+    "momentum must be a finite number >= 0 and < 1": {"momentum": [5, -1, 1.0, math.nan]},
+    "weight_decay must be a finite number >= 0": {"weight_decay": [-3, math.nan, math.inf]},
+    "lr_decay must be a finite number > 0": {"lr_decay": [0, -1, math.nan, math.inf]},
+    "augment must be a function": {"augment": ["flip"]},
+}
+WRONG = [(message, name, value) for message, ways in LOCAL.items() for name, values in ways.items() for value in values]
+
+
+@pytest.mark.parametrize(("message", "name", "value"), WRONG)
+def test_local_settings_that_cannot_work(message, name, value):
+    with pytest.raises(ValueError, match=re.escape(message) + f".*got {re.escape(repr(value))}$"):
+        Local(**{name: value})
+
+
+def test_local_settings_are_plain_numbers_whatever_they_came_as():
+    odd = Local(np.int64(3), np.uint8(4), np.float64(0.5), 0, np.float32(0.25), Fraction(1, 2))
+    assert odd == Local(3, 4, 0.5, 0.0, 0.25, 0.5)
+    assert {type(v) for v in vars(odd).values()} == {int, float, type(None)}
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_divergence_names_round_and_client(executor):
-    x, y, split = samples()
-    x = x.clone()
-    x[split[2][0]] = float("nan")
-    fed = Federation(
-        small,
-        x,
-        y,
-        split,
-        FedAvg(),
-        local=Local(1, 8, 0.1),
-        participation=1.0,
-        dtype=FLOAT,
-        device="cpu",
-        executor=executor,
-    )
+    fed = federation(local=Local(1, 8, 0.1), participation=1.0, executor=executor)
+    fed.x[fed.split[2][0]] = math.nan  # which a federation is not made of
     with pytest.raises(Diverged, match="round 0, client 2: the local loss is nan") as caught:
         fed.run(1)
     assert (caught.value.round, caught.value.client) == (0, 2)

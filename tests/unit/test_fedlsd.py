@@ -279,7 +279,8 @@ def central(rounds, batch_size, epochs=1, seed=0, start=None, **how):
     x, y = torch.randn(80, 6, generator=g), torch.arange(80) % 4
     local = Local(epochs, batch_size, **({"lr": 0.1, "momentum": 0.9} | how))
     make = lambda: models.MLP(6, (8,), 4)  # noqa: E731
-    fed = Federation(make, x, y, [torch.arange(80)], FedAvg(), local=local, seed=seed, dtype=torch.float64)
+    everything, double = [torch.arange(80)], {"device": "cpu", "dtype": torch.float64}
+    fed = Federation(make, x, y, everything, FedAvg(), local=local, seed=seed, **double)
     fed.state = start or fed.state
     fed.run(rounds)
     return fed
@@ -388,10 +389,8 @@ def test_in_and_out_local_accuracy_of_clients_that_know_only_their_own():
     split = [torch.nonzero(y == c).squeeze(1) for c in range(4)]
 
     fed = Federation(lambda: models.MLP(4, (), 4), x, y, split, FedAvg(), dtype=torch.float64)
-    states = []
-    for c in range(4):
-        bias = torch.zeros(4, dtype=torch.float64).index_fill(0, torch.tensor([c]), 9.0)
-        states.append({"head.weight": torch.zeros(4, 4, dtype=torch.float64), "head.bias": bias})
+    zero = {n: torch.zeros_like(t) for n, t in fed.state.items()}
+    states = [zero | {"head.bias": 9 * row} for row in torch.eye(4).to(zero["head.bias"])]
     seen = Round(0, [0, 1, 2, 3], states, states, states, [0.0] * 4)
     found = observe.local_accuracies(x, y)(fed, seen)
     assert found == pytest.approx({"in_local": 1.0, "out_local": 0.0})

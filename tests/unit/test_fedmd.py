@@ -128,3 +128,24 @@ def test_executors_agree():
 def test_an_unknown_digest_is_an_error():
     with pytest.raises(ValueError, match="'kl' or 'mae'"):
         FedMD(U, digest="mse")
+
+
+def test_one_algorithm_serves_federations_that_prepare_in_their_own_way():
+    """The first to be made used to turn the public inputs into its own, for all."""
+    raw = ((X + 4) * 25).clamp(0, 255).to(torch.uint8)
+    public, split = ((U + 4) * 25).clamp(0, 255).to(torch.uint8), [torch.arange(60), torch.arange(60, 120)]
+
+    def make(algorithm, scale):
+        return Federation(
+            lambda: MLP(6, (8,), 4), raw, Y, split, algorithm, local=Local(1, 10, 0.1), device="cpu", dtype=F64,
+            prepare=lambda x: x.to(F64) / scale,
+        )  # fmt: skip
+
+    shared = FedMD(public, 2)
+    ours, alone = [make(shared, s) for s in (25, 250)], [make(FedMD(public, 2), s) for s in (25, 250)]
+    for a, b in zip(ours, alone, strict=True):
+        a.run(2)
+        b.run(2)
+        assert torch.equal(a.memory["consensus"], b.memory["consensus"])
+        assert largest(a.own[0], b.own[0]) == 0
+    assert largest(ours[0].own[0], ours[1].own[0]) > 1e-3

@@ -106,3 +106,37 @@ def test_proximal_anchor_is_fixed():
 def test_mu_must_not_be_negative():
     with pytest.raises(ValueError, match="mu must not be negative, got -1"):
         losses.proximal({}, {}, -1)
+
+
+@CASES
+@given(st.integers(0, 10**6))
+def test_the_gradient_of_an_inner_product_is_its_direction(seed):
+    w, d = draw(seed)
+    found = gradient(lambda v: losses.inner({"a": v, "b": v[:2]}, {"a": d, "b": 3 * d[:2], "more": d}), w)
+    expected = d.clone()
+    expected[:2] *= 4
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+    assert float(losses.inner({"a": w, "b": w[0]}, {"a": d, "b": d[0]})) == pytest.approx(
+        float((w * d).sum() + w[0] @ d[0]), abs=1e-12
+    )
+
+
+def test_inner_products_and_proximal_terms_are_one_geometry():
+    """mu/2 |w - a|^2 = mu/2 |w|^2 - mu <w, a> + mu/2 |a|^2."""
+    w, a = ({"w": v, "b": v[0]} for v in draw(4))
+    zero = {n: torch.zeros_like(v) for n, v in w.items()}
+    parts = losses.proximal(w, zero, 0.7) - 0.7 * losses.inner(w, a) + losses.proximal(a, zero, 0.7)
+    assert float(losses.proximal(w, a, 0.7)) == pytest.approx(float(parts), abs=1e-12)
+
+
+def test_no_gradient_flows_to_the_direction():
+    w, d = (v.clone().requires_grad_() for v in draw(2))
+    losses.inner({"w": w}, {"w": d}).backward()
+    assert d.grad is None
+    torch.testing.assert_close(w.grad, d.detach(), rtol=0, atol=0)
+
+
+def test_an_inner_product_needs_a_direction_for_every_entry():
+    w, d = draw(0)
+    with pytest.raises(KeyError, match="bias"):
+        losses.inner({"weight": w, "bias": w[0]}, {"weight": d})

@@ -372,7 +372,7 @@ def test_it_contrasts_projections_with_frozen_models_in_evaluation_mode(layer):
 
 
 def test_impossible_settings_are_errors():
-    with pytest.raises(ValueError, match="mu >= 0 and temperature > 0 are needed, got -1"):
+    with pytest.raises(ValueError, match="mu must be a finite number >= 0, got -1"):
         Moon(-1.0)
-    with pytest.raises(ValueError, match=r"got 1\.0 and 0"):
+    with pytest.raises(ValueError, match=r"temperature must be a finite number > 0, got 0\.0"):
         Moon(1.0, 0.0)

@@ -81,3 +81,18 @@ def test_devices_are_picked_by_name_and_refused_by_name():
             devices.pick("cuda")
     devices.pick("cpu")
     assert devices.describe().startswith("cpu")
+
+
+def test_every_wants_a_whole_number_of_rounds():
+    for k in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"k must be a whole number of at least 1, got {k}"):
+            observe.every(k, observe.update_alignment())
+
+
+def test_local_accuracies_of_a_class_that_the_test_set_lacks_are_not_made_up(played):
+    """The last class was left out of the sums, or ended in an error about shapes: now it is said."""
+    fed, seen, x, y = played
+    for missing in (0, 2):
+        kept = y != missing
+        with pytest.raises(ArithmeticError, match="has every class test samples"):
+            observe.local_accuracies(x[kept], y[kept])(fed, seen[-1])

@@ -70,3 +70,29 @@ def test_clip_norm_equals_torch_and_leaves_small_gradients_alone():
     for clipped, leaf in zip(clip_norm(grads, 0.5).values(), leaves, strict=True):
         torch.testing.assert_close(clipped, leaf.grad, rtol=1e-12, atol=1e-12)
     assert all(torch.equal(a, b) for a, b in zip(clip_norm(grads, 1e9).values(), grads.values(), strict=True))
+
+
+WRONG = {
+    "lr must be a finite number >= 0": [{"lr": -0.1}, {"lr": float("nan")}, {"lr": float("inf")}, {"lr": "0.1"}],
+    "momentum must be a finite number >= 0 and < 1": [{"momentum": 5}, {"momentum": -1}, {"momentum": 1.0}],
+    "weight_decay must be a finite number >= 0": [{"weight_decay": -3}, {"weight_decay": float("nan")}],
+    "beta1 must be a finite number >= 0 and < 1": [{"beta1": 1.0}, {"beta1": -0.1}],
+    "beta2 must be a finite number >= 0 and < 1": [{"beta2": 1.5}],
+    "eps must be a finite number > 0": [{"eps": 0.0}, {"eps": float("nan")}],
+}
+CASES = [(message, given) for message, several in WRONG.items() for given in several]
+
+
+@pytest.mark.parametrize(("message", "given"), CASES)
+def test_rates_that_cannot_work_are_named(message, given):
+    rules = [rule for rule in (SGD, Adam, AdaGrad) if set(given) <= set(rule.__dataclass_fields__)]
+    assert rules
+    for rule in rules:
+        with pytest.raises(ValueError, match=message):
+            rule(**{"lr": 0.1} | given)
+
+
+@pytest.mark.parametrize("most", [0.0, -1.0, float("nan")])
+def test_a_norm_to_clip_to_is_positive(most):
+    with pytest.raises(ValueError, match="the largest norm must be positive, got"):
+        clip_norm({"a": torch.ones(2)}, most)

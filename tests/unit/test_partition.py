@@ -168,7 +168,7 @@ def test_label_counts_add_up(labels, data):
 
 @pytest.mark.parametrize("alpha", [0, -1.0, float("nan"), float("inf")])
 def test_alpha_must_be_positive(alpha):
-    with pytest.raises(ValueError, match="alpha must be a positive number"):
+    with pytest.raises(ValueError, match="alpha must be a finite number > 0, got"):
         partition.dirichlet(balanced(), 4, alpha, rng.stream(0))
 
 
@@ -188,7 +188,7 @@ def test_more_clients_than_samples_is_an_error(name):
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("clients", [0, -3])
 def test_no_clients_is_an_error(name, clients):
-    with pytest.raises(ValueError, match=f"clients must be at least 1, got {clients}"):
+    with pytest.raises(ValueError, match=f"clients must be a whole number of at least 1, got {clients}"):
         CALLS[name](torch.arange(5), clients)
 
 
@@ -198,10 +198,46 @@ def test_labels_must_be_a_vector(name):
         CALLS[name](torch.zeros(5, 2), 2)
 
 
-@pytest.mark.parametrize("per_client", [0, 3])
-def test_more_shards_than_samples_is_an_error(per_client):
-    with pytest.raises(ValueError, match=f"2 clients with {per_client} shards each cannot share 5 samples"):
-        partition.shards(torch.arange(5), 2, per_client, rng.stream(0))
+def test_more_shards_than_samples_is_an_error():
+    with pytest.raises(ValueError, match="2 clients with 3 shards each cannot share 5 samples"):
+        partition.shards(torch.arange(5), 2, 3, rng.stream(0))
+
+
+LABELS = torch.arange(40) % 4
+WRONG = {
+    "alpha must be a finite number > 0, got '1'": lambda: partition.dirichlet(LABELS, 4, "1", rng.stream(0)),
+    "alpha = 1e\\+308 is too large": lambda: partition.dirichlet(LABELS, 4, 1e308, rng.stream(0)),
+    "min_size must be a whole number of at least 0, got 1.5": lambda: partition.dirichlet(
+        LABELS, 4, 1.0, rng.stream(0), min_size=1.5
+    ),
+    "min_size must be a whole number of at least 0, got -1": lambda: partition.dirichlet(
+        LABELS, 4, 1.0, rng.stream(0), min_size=-1
+    ),
+    "clients must be a whole number of at least 1, got 2.5": lambda: partition.iid(LABELS, 2.5, rng.stream(0)),
+    "per_client must be a whole number of at least 1, got 0": lambda: partition.shards(LABELS, 2, 0, rng.stream(0)),
+    "classes must be a whole number of at least 1, got 1.5": lambda: partition.classes_per_client(
+        LABELS, 4, 1.5, rng.stream(0)
+    ),
+    "labels must be integers from 0 on, got torch.float32": lambda: partition.iid(LABELS.float(), 2, rng.stream(0)),
+    "labels must be integers from 0 on, got -1": lambda: partition.dirichlet(LABELS - 1, 2, 1.0, rng.stream(0)),
+    "there are 3 classes, 0 to 2, and a sample of class 3": lambda: partition.label_counts(LABELS, [LABELS], 3),
+    "a table of clients needs at least one": lambda: partition.label_counts(LABELS, [], 4),
+    "held counts 3 classes, and there is a test sample of class 3": lambda: partition.matching(
+        LABELS, torch.ones(2, 3, dtype=torch.int64), rng.stream(0)
+    ),
+    r"held must be counts of samples \[K, C\], got torch.float32": lambda: partition.matching(
+        LABELS, torch.ones(2, 4), rng.stream(0)
+    ),
+    "most must be a whole number of at least 1, got 0": lambda: partition.matching(
+        LABELS, torch.ones(2, 4, dtype=torch.int64), rng.stream(0), most=0
+    ),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_cannot_be_split_is_named(message):
+    with pytest.raises(ValueError, match=message):
+        WRONG[message]()
 
 
 def test_min_size_beyond_the_samples_is_an_error():

@@ -256,3 +256,19 @@ def test_all_test_samples_for_a_client_of_the_same_proportions():
     test = torch.tensor([0, 1, 0, 1, 2, 2])
     (rows,) = partition.matching(test, torch.tensor([[5, 5, 5]]), rng.stream(0))
     assert torch.equal(rows, torch.arange(6))
+
+
+def test_rows_and_values_that_are_none_are_refused():
+    """A negative row is the last sample of somebody else; a mean over nobody was NaN."""
+    fed = federation(participation=1.0)
+    models, x, y = personal.client_models(fed)[:1], fed.x, fed.y
+    for rows in ([-1], [len(y)], [0.0]):
+        with pytest.raises(ValueError, match=r"split\[0\] must hold rows of"):
+            personal.accuracies(fed, models, x, y, [torch.tensor(rows)])
+    with pytest.raises(ValueError, match="at least one"):
+        personal.mean_and_spread([])
+    with pytest.raises(ArithmeticError, match="values of the clients"):
+        personal.mean_and_spread([0.5, float("nan")])
+    for epochs in (-1, 1.5):
+        with pytest.raises(ValueError, match="epochs must be a whole number"):
+            personal.trained(fed, epochs)

@@ -170,7 +170,7 @@ def test_impossible_settings_are_errors():
         NoisyFedAvg(1.0, -1.0)
     with pytest.raises(ValueError, match="which is infinite"):
         DPFedAvg(noise=0.1)
-    with pytest.raises(ValueError, match="0 < delta < 1"):
+    with pytest.raises(ValueError, match="delta must be a finite number > 0 and < 1, got"):
         privacy.epsilon(1.0, 10, 0.0)
 
 
@@ -206,3 +206,19 @@ def test_a_missing_accountant_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.accountants", None)
     with pytest.raises(ImportError, match=r"pip install 'fedlib\[privacy\]'"):
         privacy.epsilon(1.0, 1, 1e-5)
+
+
+def test_what_is_no_number_protects_nobody():
+    """noise = NaN was taken for a number: every upload was NaN, and epsilon too."""
+    nan = math.nan
+    with pytest.raises(ValueError, match="noise must be a finite number >= 0"):
+        privacy.epsilon(nan, 1, 0.1)
+    with pytest.raises(ValueError, match="rounds must be a whole number"):
+        privacy.epsilon(1.0, 1.5, 0.1)
+    with pytest.raises(ValueError, match="bound > 0 and noise >= 0"):
+        privacy.DPFedAvg(1.0, nan)
+    with pytest.raises(ValueError, match="standard deviation of the noise"):
+        privacy.gaussian({"a": torch.ones(1)}, ("a",), nan, torch.Generator())
+    for bad in (nan, math.inf):
+        with pytest.raises(ArithmeticError, match="the update to be clipped: 1 of 2 numbers"):
+            privacy.clip({"a": torch.tensor([1.0, bad])}, 1.0)

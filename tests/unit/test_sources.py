@@ -48,10 +48,9 @@ def classifier_rows(seed=0, classes=10, width=16):
     return rows * (0.2 + 3 * torch.rand(classes, 1, generator=draw))
 
 
-def models_of(module, count=3, seed=0, spread=0.4):
-    """A network and a few states around its first one."""
-    torch.manual_seed(seed)
-    net, draw = Net(module, dtype=F64), g(seed)
+def models_of(make, count=3, seed=0, spread=0.4):
+    """A network, the same for the same seed whatever was drawn before, and a few states around its first one."""
+    net, draw = Net(rng.build(make, seed), dtype=F64), g(seed)
     first = net.initial()
     return net, [
         {n: t + spread * torch.rand(t.shape, generator=draw, dtype=F64) if t.is_floating_point() else t.clone()
@@ -121,10 +120,10 @@ def test_noise_is_fresh_each_round_in_its_range_and_repeatable():
         noise(1, (1,), kind="pink")
 
 
-@pytest.mark.parametrize("module", [mlp(), WithNorm()], ids=["stacked", "batchnorm"])
-def test_the_ensemble_answers_as_its_members_do_and_lets_gradients_through(module):
-    net, states = models_of(module)
-    shape = (6,) if isinstance(module, MLP) else (1, 4, 4)
+@pytest.mark.parametrize("make", [mlp, WithNorm], ids=["stacked", "batchnorm"])
+def test_the_ensemble_answers_as_its_members_do_and_lets_gradients_through(make):
+    net, states = models_of(make)
+    shape = (6,) if make is mlp else (1, 4, 4)
     x = torch.randn(5, *shape, generator=g(), dtype=F64, requires_grad=True)
     before = [clone(s) for s in states]
     ensemble = Ensemble(net, states, x[:1].detach())
@@ -226,10 +225,10 @@ def test_allocation_is_whole_complete_and_near_the_shares(total, shares):
     assert int(counts.min()) >= 0
 
 
-@pytest.mark.parametrize("module", [mlp(), WithNorm()], ids=["stacked", "batchnorm"])
-def test_an_impression_is_what_it_would_be_alone_and_in_the_range_of_pixels(module):
-    net, states = models_of(module)
-    shape = (6,) if isinstance(module, MLP) else (1, 4, 4)
+@pytest.mark.parametrize("make", [mlp, WithNorm], ids=["stacked", "batchnorm"])
+def test_an_impression_is_what_it_would_be_alone_and_in_the_range_of_pixels(make):
+    net, states = models_of(make)
+    shape = (6,) if make is mlp else (1, 4, 4)
     y = torch.rand(3, 5, 4, generator=g(1), dtype=F64).softmax(-1)
     before = [clone(s) for s in states]
     whole = imp.synthesise(net, states, y, shape, g(2), steps=20)
@@ -268,7 +267,7 @@ def rescaled(x):
 
 
 def test_training_mode_pollutes_the_teacher_and_couples_images():
-    net, states = models_of(WithNorm(), 1)
+    net, states = models_of(WithNorm, 1)
     y = torch.rand(6, 4, generator=g(1), dtype=F64).softmax(-1)
     state = clone(states[0])
     whole = synthesised_in_training_mode(net, state, y, (1, 4, 4), g(2))
@@ -287,7 +286,7 @@ def test_a_rescaling_of_the_whole_batch_couples_images():
 
 
 def test_impressions_are_answered_as_they_were_asked_for():
-    net, states = models_of(mlp(), spread=1.5)
+    net, states = models_of(mlp, spread=1.5)
     y = imp.smoothed_labels(torch.zeros(4, 1), torch.full((4,), 3), g(), 0.02).expand(3, -1, -1)
     x = imp.synthesise(net, states, y, (6,), g(), steps=300, to_input=lambda p: 8 * p - 4)
     start = torch.rand((36, 6), generator=g(), dtype=F64).view(3, 12, 6)
@@ -297,7 +296,7 @@ def test_impressions_are_answered_as_they_were_asked_for():
 
 
 def test_the_statistics_term_brings_batches_nearer_to_what_batchnorm_remembers():
-    net, states = models_of(WithNorm(), 2)
+    net, states = models_of(WithNorm, 2)
     y = imp.smoothed_labels(torch.zeros(4, 1), torch.full((4,), 4), g(), 0.02).expand(2, -1, -1)
     gap = {}
     for weight in (0.0, 1.0):
@@ -353,8 +352,8 @@ def test_classes_are_weighed_by_counts_or_by_rows():
 
 
 def test_the_generators_gradient_flows_through_teachers_and_student():
-    net, states = models_of(mlp())
-    student, x = models_of(mlp(), 1, seed=5)[1][0], torch.randn(6, 6, generator=g(), dtype=F64, requires_grad=True)
+    net, states = models_of(mlp)
+    student, x = models_of(mlp, 1, seed=5)[1][0], torch.randn(6, 6, generator=g(), dtype=F64, requires_grad=True)
     ensemble = Ensemble(net, states, x[:1].detach())
     found = torch.autograd.grad(disagreement(net, ensemble, student, x), x)[0]
     teacher = torch.stack([net(s, x) for s in states]).mean(0)
@@ -366,8 +365,8 @@ def test_the_generators_gradient_flows_through_teachers_and_student():
 
 
 def test_forward_divergence_from_the_teacher():
-    net, states = models_of(mlp(), 1)
-    student, x = models_of(mlp(), 1, seed=5)[1][0], torch.randn(6, 6, generator=g(), dtype=F64)
+    net, states = models_of(mlp, 1)
+    student, x = models_of(mlp, 1, seed=5)[1][0], torch.randn(6, 6, generator=g(), dtype=F64)
     value = float(disagreement(net, Ensemble(net, states, x[:1]), student, x))
     zt, zs = net(states[0], x), net(student, x)
     assert value == pytest.approx(float(F.kl_div(zs.log_softmax(1), zt.softmax(1), reduction="batchmean")), abs=1e-12)
@@ -415,7 +414,7 @@ def test_the_adversarial_loop_against_torchs_own_parts():
 
 
 def test_the_generator_raises_disagreement_and_the_student_lowers_it():
-    states = models_of(mlp(), spread=1.5)[1]
+    states = models_of(mlp, spread=1.5)[1]
     fed = federation(model=lambda: MLP(6, (8,), 4), data=(torch.randn(20, 6, dtype=F64), torch.arange(20) % 4,
                                                            list(torch.arange(20).split(5))))  # fmt: skip
     before = [clone(s) for s in states]
@@ -480,7 +479,7 @@ def test_sources_work_on_a_residual_network_with_batchnorm():
 
 
 def test_swag_without_scale_is_the_uniform_average_exactly():
-    net, states = models_of(WithNorm(), 4)
+    net, states = models_of(WithNorm, 4)
     drawn = swa.SWAG.of(states, net.parameters).sample(0.0, g())
     same(drawn, {n: torch.stack([s[n] for s in states]).mean(0) if t.is_floating_point() else t
                  for n, t in states[0].items()})  # fmt: skip
@@ -516,7 +515,7 @@ def test_swag_teachers_are_the_clients_and_samples_and_leave_buffers_averaged():
     assert ensemble[:3] == uploads
     assert len(swa.SWAGTeachers(4, 0.5, clients=False)(fed, uploads)) == 4
     same(ensemble[5], swa.SWAGTeachers(4, 0.5)(fed, uploads)[5])
-    net, states = models_of(WithNorm(), 3)
+    net, states = models_of(WithNorm, 3)
     drawn = swa.SWAG.of(states, net.parameters).sample(1.0, g())
     mean = torch.stack([s["body.1.running_var"] for s in states]).mean(0)
     torch.testing.assert_close(drawn["body.1.running_var"], mean, rtol=0, atol=0)
@@ -546,8 +545,8 @@ def test_the_generator_survives_a_checkpoint_to_the_bit(tmp_path):
     same(everything(whole), everything(second))
 
 
-def student(how, module=None, seed=0):
-    net, states = models_of(module or mlp(), 2, seed)
+def student(how, make=mlp, seed=0):
+    net, states = models_of(make, 2, seed)
     shape = (6,) if isinstance(net.module, MLP) else (1, 4, 4)
     x = torch.randn(20, *shape, generator=g(1), dtype=F64)
     return net, states[0], x, how(net, states[0], x, net.predict(states[1], x), g(2))
@@ -571,7 +570,7 @@ def test_swa_is_the_mean_of_the_snapshots():
 def test_without_averaging_it_is_the_plain_optimiser():
     """SGD on the loss and the batches of FedDF's own solver."""
     net, start, x, found = student(swa.SWA(steps=6, every=0, optimiser=LARGE, batch_size=8))
-    teacher, state, draw, order = net.predict(models_of(mlp(), 2)[1][1], x), clone(start), g(2), []
+    teacher, state, draw, order = net.predict(models_of(mlp, 2)[1][1], x), clone(start), g(2), []
     for _ in range(6):
         order = order or list(torch.randperm(20, generator=draw).split(8))
         rows = order.pop(0)
@@ -584,8 +583,8 @@ def test_without_averaging_it_is_the_plain_optimiser():
 def test_averaged_weights_need_batchnorm_statistics_of_their_own():
     """The released code swaps the weights and keeps statistics; those of a forward pass over the inputs differ."""
     options = {"steps": 8, "every": 2, "optimiser": partial(torch.optim.SGD, lr=1.0)}
-    net, _, x, fresh = student(swa.SWA(**options), WithNorm())
-    stale = student(swa.SWA(**options, refresh=False), WithNorm())[3]
+    net, _, x, fresh = student(swa.SWA(**options), WithNorm)
+    stale = student(swa.SWA(**options, refresh=False), WithNorm)[3]
     h = F.conv2d(x, fresh["body.0.weight"], fresh["body.0.bias"], padding=1)
     torch.testing.assert_close(fresh["body.1.running_mean"], h.mean((0, 2, 3)), rtol=0, atol=1e-10)
     torch.testing.assert_close(fresh["body.1.running_var"], h.var((0, 2, 3)), rtol=0, atol=1e-10)
@@ -596,7 +595,7 @@ def test_averaged_weights_need_batchnorm_statistics_of_their_own():
 
 
 def test_swa_leaves_start_and_network_alone():
-    net, states = models_of(mlp(), 2)
+    net, states = models_of(mlp, 2)
     module, start = clone(net.initial()), clone(states[0])
     x = torch.randn(20, 6, generator=g(1), dtype=F64)
     swa.SWA(steps=3, every=1, optimiser=LARGE)(net, states[0], x, net.predict(states[1], x), g())

@@ -497,3 +497,105 @@ def test_proximal_of_a_stack_is_that_of_each(clients, seed, shared):
         by_hand = 0.35 * sum(float((state[n] - anchor[n]).square().sum()) for n in shapes)
         assert float(losses.proximal(state, anchor, 0.7)) == pytest.approx(by_hand, abs=1e-13)
         assert float(found[k]) == pytest.approx(by_hand, abs=1e-13)
+
+
+@CASES
+@given(st.integers(1, 4), st.integers(0, 10**6), st.booleans())
+def test_the_inner_product_of_a_stack_is_that_of_each(clients, seed, shared):
+    g = torch.Generator().manual_seed(seed)
+    shapes = {"matrix": (3, 2), "vector": (4,), "number": ()}
+
+    def draw():
+        return {n: torch.randn(s, generator=g, dtype=FLOAT) for n, s in shapes.items()}
+
+    states, directions = [draw() for _ in range(clients)], [draw() for _ in range(clients)]
+    stack = Stack({n: t.requires_grad_() for n, t in take(states).items()})
+    found = losses.inner(stack, directions[0] if shared else take(directions))
+    assert found.shape == (clients,)
+    grads = dict(zip(shapes, torch.autograd.grad(found.sum(), list(stack.values())), strict=True))
+    for k, state in enumerate(states):
+        direction = directions[0 if shared else k]
+        by_hand = sum(float((state[n] * direction[n]).sum()) for n in shapes)
+        assert float(losses.inner(state, direction)) == pytest.approx(by_hand, abs=1e-13)
+        assert float(found[k].detach()) == pytest.approx(by_hand, abs=1e-13)
+        for n in shapes:
+            torch.testing.assert_close(grads[n][k], direction[n], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_alone_is_what_the_network_ends_with(bias):
+    class Ending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.last = nn.Linear(5, 4), nn.Linear(4, 3, bias=bias)
+
+        def forward(self, x, features=False):
+            h = torch.tanh(self.body(x))
+            return h if features else self.last(h)
+
+    net = Net(rng.build(Ending, 0), dtype=FLOAT)
+    states, xs = models(net, 3), batches((4, 4, 4), (5,))
+    together, all_, x = stacked(net), take(states), torch.stack(xs, 1).unsqueeze(2)
+    z = together(all_, x, features=True)
+    torch.testing.assert_close(together.linear(all_, z, "last"), together(all_, x), rtol=0, atol=1e-13)
+    for k, (state, own) in enumerate(zip(states, xs, strict=True)):
+        alone = net.linear(state, net(state, own, features=True), "last")
+        torch.testing.assert_close(alone, net(state, own), rtol=0, atol=1e-14)
+        shared = together.linear(state, z, "last")  # a plain state is common to all
+        torch.testing.assert_close(shared[:, k, 0], net.linear(state, z[:, k, 0], "last"), rtol=0, atol=1e-14)
+
+
+class InTraining(nn.Module):
+    """Does something of its own while it trains, and only then."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.layer, self.what = nn.Linear(5, 3), what
+
+    def forward(self, x):
+        z = self.layer(x)
+        return self.what(z) if self.training else z
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda z: z - z.mean(0),
+        lambda z: z / z.std(),
+        lambda z: F.dropout(z, 0.5),
+        lambda z: z if z.abs().max() < 1e3 else 0 * z,
+    ],
+    ids=["centred", "scaled", "dropout", "a branch"],
+)
+def test_what_a_network_does_only_in_training_is_found_out(what):
+    """Students of several federations are trained together on the word of this trial."""
+    net, x = Net(InTraining(what), dtype=FLOAT), torch.zeros(1, 5, dtype=FLOAT)
+    assert not stacking.faithful(net, x)
+    assert stacking.faithful(Net(InTraining(torch.tanh), dtype=FLOAT), x)
+
+
+def test_a_branch_that_activations_decide_is_not_taken_for_faithful():
+    """Whatever it decided for the inputs of the trial."""
+
+    class Branching(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) if x.abs().max() < 1e3 else x[:, :3]
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.layer(x) if x.abs().max() < 1e3 else 0 * self.layer(x)
+
+    assert "Branching" in obstacle(Net(Branching(5, 3)))
+    net = Net(Whole(), dtype=FLOAT)
+    assert obstacle(net) == ""
+    assert not stacking.faithful(net, torch.zeros(1, 5, dtype=FLOAT))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_networks_are_faithful_in_both_modes(name):
+    net, shape = network(name)
+    assert stacking.faithful(net, torch.zeros(1, *shape, dtype=FLOAT))

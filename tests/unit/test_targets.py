@@ -82,7 +82,7 @@ def test_one_lucky_round_is_enough_without_the_row():
 
 
 def test_a_row_has_at_least_one_round():
-    with pytest.raises(ValueError, match="in_a_row must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="in_a_row must be a whole number of at least 1, got 0"):
         wait([1.0], 0.5, 0)
 
 
@@ -315,3 +315,26 @@ def test_bytes_of_a_round_are_two_models_for_each_sampled_client():
         row = fed.run(1)[-1]
         numbers = sum(t.numel() for t in fed.state.values())
         assert row["up"] + row["down"] == 2 * 4 * 8 * numbers  # 4 of 6 clients, 8 bytes a number in float64
+
+
+def test_nobody_waits_for_what_is_no_number():
+    """A NaN is below every target: a run that broke down looked like one that had not arrived yet."""
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ArithmeticError, match=r"NaN or infinite in rounds \[2\]"):
+            wait([0.1, bad, 0.9], 0.5)
+        with pytest.raises(ValueError, match="target must be a finite number"):
+            wait([0.1], bad)
+    with pytest.raises(ValueError, match="in_a_row must be a whole number"):
+        wait([0.1], 0.5, 1.5)
+    with pytest.raises(ValueError, match=r"bounds must be \(smallest, largest\), got \(nan, 1\)"):
+        median_bounds([(0, 1), (math.nan, 1)])
+    with pytest.raises(ValueError, match="at least one"):
+        survival([])
+    with pytest.raises(ValueError, match="horizon must be a finite number >= 0"):
+        restricted_mean([Wait(3, True)], -1)
+
+
+@pytest.mark.parametrize("runs", range(2, 60, 2))
+def test_half_of_the_runs_are_half_whatever_products_round_to(runs):
+    """23/24 * 22/23 * ... * 12/13 came to a little more than one half, and the median a round late."""
+    assert median([Wait(t, True) for t in range(1, runs + 1)]) == Wait(runs // 2, True)

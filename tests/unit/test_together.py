@@ -1,5 +1,7 @@
 """Several federations side by side: each as it would be alone, in one call of the executor where they may share it."""
 
+from functools import partial
+
 import pytest
 import torch
 from federations import (
@@ -17,13 +19,14 @@ from federations import (
 )
 from torch import nn
 
-from fedlib import observe
-from fedlib.algorithms import FedAvg, FedDF, FedMD, FedNTD, FedProx
+from fedlib import observe, rng
+from fedlib.algorithms import FedAvg, FedDF, FedGen, FedMD, FedNTD, FedProx
+from fedlib.algorithms.fedgen import Teaching
 from fedlib.batched import batched
 from fedlib.distill import Distillation
 from fedlib.executors import Diverged, sequential
 from fedlib.federation import Federation, Local, together
-from fedlib.models import MLP, SmallCNN
+from fedlib.models import MLP, Net, SmallCNN
 from fedlib.threads import Threads
 
 
@@ -127,7 +130,44 @@ def test_a_network_that_mixes_students_is_distilled_one_by_one():
             return 5 * self.layer(x).softmax(1)
 
     algorithm = FedDF(public(), Distillation(steps=5, batch_size=5))
-    alone_and_together(lambda e: seeds(algorithm, executor=e, model=Mixing), 2)
+    # To rounding: on many cores even one model's products need not end in the same bit twice.
+    alone_and_together(lambda e: seeds(algorithm, executor=e, model=Mixing), 2, 1e-13)
+
+
+def test_a_network_that_mixes_students_in_training_alone_is_distilled_one_by_one():
+    """In evaluation its stacked form answers as it does: nothing else said that students may share a computation."""
+
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x):
+            z = self.layer(x)
+            return z - z.mean(0) if self.training else z
+
+    algorithm = FedDF(public(), Distillation(steps=5, batch_size=5))
+    alone_and_together(lambda e: seeds(algorithm, executor=e, model=Centred), 2, 1e-12)
+
+
+def test_generators_that_mix_are_trained_one_by_one():
+    class Mixing(nn.Module):
+        def __init__(self, inputs, features):
+            super().__init__()
+            self.layer = nn.Linear(inputs, features)
+
+        def forward(self, x):
+            z = self.layer(x)
+            return z - z.mean() if self.training else z
+
+    class Own(FedGen):
+        def generator(self, fed):
+            classes, features = self.latent(fed)
+            make = partial(Mixing, self.teaching.noise_size + classes, features)
+            return fed.net.notes.setdefault(Own, Net(rng.build(make, fed.seed), fed.device, fed.dtype))
+
+    algorithm = Own(1.0, teaching=Teaching(steps=3, batch_size=6, noise_size=4))
+    alone_and_together(lambda e: seeds(algorithm, executor=e), 3, 1e-12)
 
 
 # --- what belongs together, and what does not --------------------------------------------------------
@@ -146,6 +186,45 @@ class Scaled(nn.Module):
 
     def forward(self, x):
         return self.scale * self.layer(x)
+
+
+class Hidden(nn.Module):
+    """A forward pass that reads what no state holds and no printed form shows."""
+
+    def __init__(self, what, value):
+        super().__init__()
+        self.layer, self.ready = nn.Linear(5, 3), True
+        if what == "underscore":
+            self._scale = value
+        elif what == "tensor":
+            self.table = torch.ones(3, 2000, dtype=FLOAT)
+            self.table[1, 1000] = value  # in the middle, which printing leaves out
+        elif what == "digits":
+            self.table = torch.full((3, 1), 1 + 1e-7 * value, dtype=FLOAT)
+        elif what == "buffer":
+            self.layer.register_buffer("fixed", torch.full((3,), float(value)), persistent=False)
+        elif what == "modules":
+            torch.manual_seed(value)
+            self.outside = [nn.Linear(3, 3).to(FLOAT)]
+
+    def forward(self, x):
+        z = self.layer(x) * getattr(self, "_scale", 1)
+        z = z * self.table.sum(1) if hasattr(self, "table") else z
+        z = z * self.layer.fixed if hasattr(self.layer, "fixed") else z
+        return self.outside[0](z) if hasattr(self, "outside") else z
+
+
+class Pair(nn.Module):
+    """Two layers that are one, or look as if they were."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 5)
+        if tied:
+            self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)))
 
 
 def noisy(x, generator):
@@ -183,6 +262,9 @@ JOINED = {
     "one keeps statistics": shared(
         {"model": Normed, "sizes": NORMABLE, "buffers": "local"}, {"model": Normed, "sizes": NORMABLE}
     ),
+    "what nobody sees, of one value": shared(
+        *({"seed": s, "model": lambda: Hidden("tensor", 2)} for s in (1, 2)),
+    ),
     "augmented": shared(
         {"local": Local(1, 8, 0.1, augment=noisy)}, {"seed": 5, "local": Local(1, 8, 0.1, augment=noisy)}
     ),
@@ -196,6 +278,11 @@ APART = {
     "network": shared({}, {"model": lambda: MLP(5, (7,), 3)}),
     "kind of network": shared({"sizes": NORMABLE}, {"sizes": NORMABLE, "model": Normed}),
     "what a network reads": shared({"model": lambda: Scaled(0.5)}, {"model": lambda: Scaled(2.0)}),
+    **{
+        f"what nobody sees, {what}": shared(*({"model": lambda w=what, v=v: Hidden(w, v)} for v in (2, 3)))
+        for what in ("underscore", "tensor", "digits", "buffer", "modules")
+    },
+    "tied layers": shared({"model": lambda: Pair(True)}, {"model": lambda: Pair(False)}),
     "dtype": shared({}, {"dtype": torch.float32}),
     "augmentation": shared({"local": Local(1, 8, 0.1, augment=noisy)}, {"local": Local(1, 8, 0.1, augment=noisier)}),
     "no augmentation": shared({"local": Local(1, 8, 0.1, augment=noisy)}, {"local": Local(1, 8, 0.1)}),
@@ -331,11 +418,10 @@ def test_nothing_to_play():
 
 def test_one_that_diverges_stops_all_before_anybodys_round_counts():
     x, y, split = samples()
-    x = x.clone()
-    x[split[3]] = float("nan")
     algorithm = FedAvg()
     good = federation(algorithm, participation=1.0)
     bad = Federation(small, x, y, split, algorithm, local=good.local, dtype=FLOAT, device="cpu", executor="sequential")
+    bad.x[split[3]] = float("nan")
     start = everything(good)
     with pytest.raises(Diverged, match="client 3"):
         together([good, bad], 2)

@@ -7,6 +7,7 @@ lies there at that moment: importing torch and the like, which costs more than m
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -16,18 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
-PRELOADED = (
-    "hypothesis.strategies",
-    "numpy.random",
-    "safetensors.torch",
-    "scipy.stats",
-    "sklearn.datasets",
-    "sympy",
-    "yaml",
-)
+PRELOADED = ("numpy.random", "safetensors.torch", "scipy.stats", "sklearn.datasets", "sympy", "yaml")
 LIMIT = 120  # seconds; a fault may make a loop that does not end
 
 
@@ -105,6 +99,16 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in PRELOADED:  # what tests or torch import when they first need it
         import_module(name)
+    # The same examples in every fork, and no search for the smallest: that one fails is enough.
+    hypothesis.settings.register_profile(
+        "planted",
+        derandomize=True,
+        database=None,
+        report_multiple_bugs=False,
+        phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    )
+    hypothesis.settings.load_profile("planted")
+    gc.freeze()  # pytest collects garbage at its end, and would walk through all of torch
     for line in sys.stdin:
         print(json.dumps(forked(tree, json.loads(line))), flush=True)
 

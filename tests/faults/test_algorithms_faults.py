@@ -157,7 +157,7 @@ class TestServerSteps(Planted):
             "return (-(noises * features)",
             "return ((noises * features)",
             "the diversity term falls where generated features are alike",
-            tests=("test_fedgen.py::test_diversity_falls_as_features_spread",),
+            tests=("test_fedgen.py::test_diversity_from_the_definition",),
             hook="FedGen.aggregate",
         ),
         Fault(
@@ -360,10 +360,8 @@ class TestObjectives(Planted):
         Fault(
             "fedmd-revisits-first",
             "algorithms/fedmd.py",
-            "            Phase(self.imitate, self.public, "
-            'fed.memory["consensus"], everything, self.digest_epochs),\n            *revisit,\n',
-            "            *revisit,\n"
-            '            Phase(self.imitate, self.public, fed.memory["consensus"], everything, self.digest_epochs),\n',
+            "return [Phase(self.imitate, x, consensus, everything, self.digest_epochs), *revisit]",
+            "return [*revisit, Phase(self.imitate, x, consensus, everything, self.digest_epochs)]",
             "clients digest after they revisited their own samples, so that what is uploaded is the consensus again",
             tests=("test_fedmd.py::test_digest_comes_before_revisit",),
             hook="FedMD.phases",
@@ -610,8 +608,8 @@ class TestStates(Planted):
         Fault(
             "fedmd-uploads-the-servers-answers",
             "algorithms/fedmd.py",
-            "fed.net.predict(state, self.public)",
-            "fed.net.predict(fed.state, self.public)",
+            "fed.net.predict(state, fed.input(self.public))",
+            "fed.net.predict(fed.state, fed.input(self.public))",
             "clients upload the logits of the common start, not of their own models",
             tests=("test_fedmd.py::test_consensus_is_the_mean",),
             hook="FedMD.upload",

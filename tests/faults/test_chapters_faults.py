@@ -16,14 +16,6 @@ class TestFedNTD(PlantedUnderChapters):
 
     faults = (
         Fault(
-            "fedntd-uniform-weights",
-            "federation.py",
-            'weights = weights if algorithm.weighting == "samples" else torch.ones_like(weights)',
-            "weights = torch.ones_like(weights)",
-            "clients count alike, whatever the method asks for",
-            chapter="fedntd",
-        ),
-        Fault(
             "fedntd-rate-a-tenth-too-high",
             "federation.py",
             "rate = self.local.lr * ",
@@ -53,6 +45,14 @@ class TestDrift(PlantedUnderChapters):
             "torch.full_like(fed.state[n], self.tau)",
             "the second moment starts at tau instead of its square",
             chapter="fedopt",
+        ),
+        Fault(
+            "moon-uniform-weights",
+            "federation.py",
+            'weights = weights if algorithm.weighting == "samples" else torch.ones_like(weights)',
+            "weights = torch.ones_like(weights)",
+            "clients count alike, whatever the method asks for",
+            chapter="moon",
         ),
         Fault(
             "moon-previous-is-the-servers-in-its-chapter",

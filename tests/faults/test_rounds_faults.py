@@ -201,7 +201,7 @@ class TestRounds(Planted):
             "seen.received, seen.states = [received[k] for k in some], [states[k] for k in some]",
             "seen.received, seen.states = [states[k] for k in some], [states[k] for k in some]",
             "observers see the trained models where the received ones should be",
-            tests=("test_observe.py::test_alignment_compares_updates_not_weights",),
+            tests=("test_planted.py::test_fedmds_clients_go_on_from_all_of_their_own_model",),
         ),
         Fault(
             "raw-samples-are-not-prepared",
@@ -218,6 +218,14 @@ class TestRounds(Planted):
             "self.executor, self.objective, self.optimiser, self.net.form",
             "federations in rounds of different learning rates are trained with one of them",
             tests=("test_planted.py::test_side_by_side_each_federation_has_the_rate_that_its_own_decay_leaves",),
+        ),
+        Fault(
+            "nonsense-after-a-round-is-recorded",
+            "federation.py",
+            "if require.all_finite([*require.tensors_in(self.state, own), *memory]):",
+            "if require.all_finite([*require.tensors_in(own), *memory]):",
+            "a server's model that is no longer finite goes on to the next round",
+            tests=("test_not_finite.py::test_whatever_is_not_finite_after_a_round_is_named_and_undone",),
         ),
     )
 
@@ -364,7 +372,7 @@ class TestWhatRoundsLeave(Planted):
         ),
         Fault(
             "interruption-in-a-round-keeps-its-half",
-            "checkpoint.py",
+            "kept.py",
             "fed.state, fed.own, fed.memory = self.state, self.own, self.memory",
             "fed.state, fed.own = self.state, self.own",
             "after an interruption, the memory of half a round stays",

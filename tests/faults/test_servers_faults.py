@@ -185,7 +185,7 @@ class TestDistillation(Planted):
             "if self.refresh:",
             "if not self.refresh:",
             "averaged weights keep the last student's BatchNorm statistics",
-            tests=("test_sources.py::test_averaged_weights_need_batchnorm_statistics_of_their_own",),
+            tests=("test_planted.py::test_the_mean_of_swas_snapshots_gets_statistics_of_its_own",),
         ),
     )
 

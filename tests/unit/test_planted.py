@@ -320,6 +320,15 @@ def test_swa_takes_its_first_snapshot_at_the_first_step():
     same(student(9, 3), mean, 1e-12)
 
 
+def test_the_mean_of_swas_snapshots_gets_statistics_of_its_own():
+    net = Net(rng.build(Normed, 0, "init"), dtype=FLOAT)
+    x, teacher, draw = numbers(20, 5), numbers(20, 3, seed=1), rng.stream(0, "distil")
+    found = SWA(steps=6, every=2, optimiser=partial(torch.optim.SGD, lr=1.0))(net, net.initial(), x, teacher, draw)
+    h = x @ found["body.0.weight"].T + found["body.0.bias"]
+    torch.testing.assert_close(found["body.1.running_mean"], h.mean(0), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found["body.1.running_var"], h.var(0), rtol=1e-12, atol=1e-12)
+
+
 # --- FedMD, FedGen, FedNTD, MOON ---------------------------------------------------------------------
 
 

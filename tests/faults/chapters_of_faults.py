@@ -10,13 +10,11 @@ from typing import ClassVar
 import pytest
 from planting import REPOSITORY, Fault, planted
 
-from book import chapters, checks, execute, reference
-
-PROFILE = "smoke"
+from book import chapters, checks, drift, execute, reference
 
 
 class Chapters:
-    """A copy of the book, as far as smoke runs and `check` need it, in the folder ``tree``."""
+    """A copy of the book, as far as runs and `check` need it, in the folder ``tree``."""
 
     def __init__(self, tree: Path):
         self.tree = tree.resolve()
@@ -31,16 +29,25 @@ class Chapters:
         """The fault in this copy of fedlib."""
         return planted(fault, self.tree)
 
-    def problems(self, slug: str) -> list[str]:
-        """Metrics and verdicts of the chapter's smoke run, made anew, that `check` reports.
+    def problems(self, slug: str, profile: str = "smoke") -> list[str]:
+        """Metrics and verdicts of the chapter's run, made anew, that `check` reports.
 
         AssertionError when the chapter does not run: a fault that stops it is none.
         """
-        self._run(slug)
-        found = checks.check([slug], PROFILE).problems
-        return [problem for problem in found if problem.startswith(f"{slug}, {PROFILE}, ")]
+        self._run(slug, profile)
+        found = checks.check([slug], profile).problems
+        return [problem for problem in found if problem.startswith(f"{slug}, {profile}, ")]
 
-    def add(self, slug: str) -> None:
+    def moved_elsewhere(self, slug: str, profile: str) -> list[checks.Moved]:
+        """Metrics of the chapter's last run that `check` would report on another processor, too."""
+        was, fresh = reference.committed(slug, profile), reference.run_evidence(slug, profile)
+        measured = drift.committed(slug, profile)
+        assert was
+        assert fresh
+        assert measured, f"how far numbers of {slug} move elsewhere was not measured: python -m book drift {slug}"
+        return checks.compare(was, fresh, checks.tolerances(was, measured["metrics"]))
+
+    def add(self, slug: str, profile: str = "smoke") -> None:
         """The chapter with its evidence; to be called before a fault is planted.
 
         Without evidence at this profile, what the right code gives here is taken for it.
@@ -52,12 +59,12 @@ class Chapters:
         golden = Path("tests", "golden", f"{slug}.ipynb")
         (self.tree / golden).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / golden, self.tree / golden)
-        if not chapters.evidence_path(slug, PROFILE).exists():
-            self._run(slug)
-            reference.accept(slug, PROFILE)
+        if not chapters.evidence_path(slug, profile).exists():
+            self._run(slug, profile)
+            reference.accept(slug, profile)
 
-    def _run(self, slug: str) -> None:
-        record = execute.run_chapter(slug, PROFILE, {}, force=True)
+    def _run(self, slug: str, profile: str) -> None:
+        record = execute.run_chapter(slug, profile, {}, force=True)
         assert record["status"] == "ok", f"{slug} does not run: {record['error']}"
 
 
@@ -73,7 +80,10 @@ class PlantedUnderChapters:
 
     def test_check_reports_it(self, fault: Fault, copied: Chapters) -> None:
         """`check` names the chapter, and metrics or verdicts that moved."""
-        copied.add(fault.chapter)
+        copied.add(fault.chapter, fault.profile)
         with copied.planted(fault):
-            problems = copied.problems(fault.chapter)
-        assert problems, f"check says nothing: {fault.why} ({fault.id})"
+            problems = copied.problems(fault.chapter, fault.profile)
+            assert problems, f"check says nothing: {fault.why} ({fault.id})"
+            if fault.profile == "quick":
+                elsewhere = copied.moved_elsewhere(fault.chapter, fault.profile)
+                assert elsewhere, f"check says nothing on another processor: {fault.why} ({fault.id})"

@@ -39,8 +39,8 @@ PARTS = {
 class Fault:
     """One slip. ``right`` in ``file`` (below fedlib/) becomes ``wrong``; ``why`` says in a sentence what is wrong then.
 
-    ``tests`` below tests/unit, each of which must fail with it, by an assertion of its own. ``chapter``: whose smoke
-    run `check` must report. ``hook``: ``"FedOpt.aggregate"``, when it is the slip of an algorithm's own hook.
+    ``tests`` below tests/unit, each of which must fail with it, by an assertion of its own. ``chapter``: whose run at
+    ``profile`` `check` must report. ``hook``: ``"FedOpt.aggregate"``, when it is the slip of an algorithm's own hook.
     """
 
     id: str
@@ -50,6 +50,7 @@ class Fault:
     why: str
     tests: tuple[str, ...] = ()
     chapter: str = ""
+    profile: str = "smoke"
     hook: str = ""
 
 

@@ -7,7 +7,7 @@ from planting import Fault
 
 
 class TestFedNTD(PlantedUnderChapters):
-    """The chapter on which slips went unnoticed once."""
+    """The chapter on which slips went unnoticed once: they moved nearly all of its metrics at quick."""
 
     def test_the_right_code_passes(self, copied):
         """Otherwise `check` would report anything. Of the other chapters `check` itself says so."""
@@ -22,6 +22,16 @@ class TestFedNTD(PlantedUnderChapters):
             "rate = 1.1 * self.local.lr * ",
             "local steps are longer by a tenth than asked for",
             chapter="fedntd",
+            profile="quick",
+        ),
+        Fault(
+            "fedntd-uniform-weights",
+            "federation.py",
+            'weights = weights if algorithm.weighting == "samples" else torch.ones_like(weights)',
+            "weights = torch.ones_like(weights)",
+            "clients count alike, however many samples they hold",
+            chapter="fedntd",
+            profile="quick",
         ),
         Fault(
             "fedntd-true-class-stays",

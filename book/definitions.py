@@ -18,8 +18,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# A decorator beside these may register what it is put on: that can be found without its name.
-HARMLESS = {"cache", "contextmanager", "dataclass", "lru_cache", "no_grad", "per_sample", "runtime_checkable"}
+# What a decorator beside these is put on may be registered somewhere, and found without its name; and what is called
+# beside these when a module is imported may change another one.
+HARMLESS = {
+    "cache", "cached_property", "classmethod", "contextmanager", "dataclass", "dict", "field", "float", "frozenset",
+    "lru_cache", "namedtuple", "no_grad", "partial", "per_sample", "property", "range", "runtime_checkable", "set",
+    "setter", "staticmethod", "tuple", "TypeVar",
+}  # fmt: skip
 
 Words = frozenset[str]
 
@@ -46,7 +51,7 @@ class Module:
         """The parts of a module; ``digest`` says in short what a statement does, ``bound`` is :func:`bindings`."""
         made = cls()
         for statement in tree.body:
-            for name, node in _exports(statement) if package else [(_definition(statement), statement)]:
+            for name, node in _exports(statement, bound) if package else [(_definition(statement), statement)]:
                 part = Part(digest(node), words(node), wholes(node, bound))
                 (made.always if name is None else made.definitions[name]).append(part)
         return made
@@ -134,21 +139,58 @@ def _definition(statement: ast.stmt) -> str | None:
         return None
     if statement.name.startswith("__"):  # a module's __getattr__ is called by nobody's name
         return None
-    made_by = (d.func if isinstance(d, ast.Call) else d for d in statement.decorator_list)
-    harmless = all((d.attr if isinstance(d, ast.Attribute) else getattr(d, "id", "")) in HARMLESS for d in made_by)
-    return statement.name if harmless else None
+    return statement.name if _inert(statement) else None
 
 
-def _exports(statement: ast.stmt) -> Iterator[tuple[str | None, ast.AST]]:
-    """A statement of a package's ``__init__`` in parts: imports and tables line by line, by the names they offer."""
+def _inert(statement: ast.stmt) -> bool:
+    """Whether importing a module does nothing in this statement but give something a name: no call changes another."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        now = [*statement.args.defaults, *(d for d in statement.args.kw_defaults if d)]
+        return _known(statement.decorator_list) and not any(map(_calls, now))
+    if isinstance(statement, ast.ClassDef):
+        now = [*statement.bases, *(k.value for k in statement.keywords)]
+        return _known(statement.decorator_list) and not any(map(_calls, now)) and all(map(_inert, statement.body))
+    if isinstance(statement, ast.Assign):
+        return all(isinstance(t, ast.Name) for t in statement.targets) and not _calls(statement.value)
+    if isinstance(statement, ast.AnnAssign):
+        return isinstance(statement.target, ast.Name) and not (statement.value and _calls(statement.value))
+    return isinstance(statement, ast.Pass) or (isinstance(statement, ast.Expr) and not _calls(statement.value))
+
+
+def _known(decorators: list[ast.expr]) -> bool:
+    return all(_last_name(d.func if isinstance(d, ast.Call) else d) in HARMLESS for d in decorators)
+
+
+def _calls(expression: ast.expr) -> bool:
+    """Whether an expression calls anything that might do more than make a value; what a lambda does comes later."""
+    inner = list(ast.walk(expression))
+    later = {id(node) for part in inner if isinstance(part, ast.Lambda) for node in ast.walk(part.body)}
+    return any(
+        isinstance(node, ast.Call) and id(node) not in later and _last_name(node.func) not in HARMLESS for node in inner
+    )
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def _exports(statement: ast.stmt, bound: Mapping[str, str]) -> Iterator[tuple[str | None, ast.AST]]:
+    """A statement of a package's ``__init__`` in parts: imports and tables line by line, by the names they offer.
+
+    An import of a module, or of all names, runs that module, whoever uses the name.
+    """
     if isinstance(statement, ast.ImportFrom):
         for alias in statement.names:
-            yield alias.asname or alias.name, ast.ImportFrom(statement.module, [alias], statement.level)
+            name = alias.asname or alias.name
+            node = ast.ImportFrom(statement.module, [alias], statement.level)
+            yield (None if name == "*" or name in bound else name), node
     elif isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
         return
     elif isinstance(statement, ast.Assign) and (table := _table(statement.value)) is not None:
         yield from table
-    elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+    elif (
+        isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant) and len(statement.targets) == 1
+    ):
         yield getattr(statement.targets[0], "id", None), statement
     else:
         yield _definition(statement), statement
@@ -163,5 +205,7 @@ def _table(value: ast.expr) -> list[tuple[str | None, ast.AST]] | None:
     else:
         return None
     if not all(isinstance(key, ast.Constant) and isinstance(key.value, str) for key, _ in rows):
+        return None
+    if not all(isinstance(entry, ast.Constant) for _, entry in rows):
         return None
     return [(key.value, ast.Dict([key], [value])) for key, value in rows]  # type: ignore[union-attr]

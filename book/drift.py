@@ -47,17 +47,25 @@ def committed(slug: str, profile: str) -> Drift | None:
     return content
 
 
+def fits(measured: Drift, was: reference.Evidence) -> bool:
+    """Whether these are the moves of this very reference, and not of an earlier one."""
+    facts = was["provenance"]
+    about = measured["hash"], measured["reference"], set(measured["metrics"])
+    return about == (facts["hash"], facts["processor"], set(was["metrics"]))
+
+
 def measure(slugs: list[str], profile: str, at_once: int) -> dict[str, Drift]:
     """Run the chapters with each narrower set of instructions, and write how far their references moved.
 
-    Raises PressError when a chapter has no reference, was not measured on this machine, or fails.
+    Raises PressError when a chapter has no reference, or none that was measured on this machine, or fails.
     """
     found: dict[str, list[reference.Evidence]] = {slug: [] for slug in slugs}
     for slug in slugs:
-        if reference.committed(slug, profile) is None:
-            raise PressError(
-                f"{slug}, {profile}: there is no reference whose moves could be measured; accept one first"
-            )
+        was, fresh = reference.committed(slug, profile), reference.run_evidence(slug, profile)
+        if not was or not fresh or not reference.same_machine(was, fresh):
+            call = f"python -m book run {slug} --profile {profile}"
+            text = "its reference must be of this machine, and its last run fresh"
+            raise PressError(f"{slug}, {profile}: {text}: {call}, then accept, then measure")
     for name, told in NARROWER.items():
         for slug, evidence in _run(slugs, profile, at_once, told).items():
             was = reference.committed(slug, profile)

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -101,7 +102,8 @@ def _run(
         "FEDLIB_PROGRESS": str(progress_path(slug, stem)),
         "FEDLIB_PART": f"{part[0]}/{part[1]}" if part else "",
     }
-    with _environment(told):
+    nobodys = tempfile.TemporaryDirectory(prefix="fedbook-ipython-")  # with no start-up files in it
+    with nobodys as folder, _environment(told | {"IPYTHONDIR": folder}):
         executed, error = _execute(notebook, given, target)
     idle = part is not None and error is not None and error["type"] == "NothingToDo"  # there are fewer seeds than parts
     evidence = records.published(executed) if error is None else None
@@ -112,6 +114,7 @@ def _run(
         "slug": slug,
         "profile": profile,
         "parameters": given,
+        "part": part,
         "status": "ok" if error is None else "failed",
         "seconds": round(time.perf_counter() - clock, 2),
         "started": started.isoformat(timespec="seconds"),

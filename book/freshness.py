@@ -294,6 +294,8 @@ def state(slug: str, profile: str) -> State:
     A failed run that has been repaired by going back to the sources of the last good run is fresh again.
     """
     record = records.read(slug, profile)
+    if record is not None and not records.belongs(record, slug, profile):
+        return "never"
     kept = records.good(record)
     path = chapters.executed_path(slug, profile)
     whole = kept is not None and path.exists() and files.sha256(path) == kept["notebook_sha256"]

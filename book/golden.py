@@ -92,6 +92,10 @@ def _faults(golden: Any) -> list[str]:
     checked = [c for c in golden.cells if CHECKED in chapters.tags(c)]
     if not checked:
         return [f"no cell is tagged {CHECKED!r}, so that nothing would be compared; tag the one that prints the table"]
+    if hidden := sorted(
+        {tag for c in checked for tag in chapters.tags(c) if tag in ("nbval-ignore-output", "nbval-skip")}
+    ):
+        return [f"a cell tagged {CHECKED!r} is tagged {hidden[0]!r}, too, so that nothing would be compared"]
     if any(c.execution_count is None or not c.outputs for c in checked):
         return [f"a cell tagged {CHECKED!r} has no output, so that nothing would be compared"]
     return []

@@ -191,7 +191,9 @@ UNWANTED = ("MPLBACKEND", "FEDLIB_RESUME", "FEDLIB_PROGRESS", "FEDLIB_PART")
 def settings(thread_count: int) -> dict[str, str]:
     """What the environment of a chapter's process must say on every machine."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(thread_count))
-    return counts | {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
+    # Neither a file that lies beside a chapter, nor a start-up file of the person's own, is part of what is hashed.
+    alone = {"PYTHONSAFEPATH": "1", "PYTHONHASHSEED": "0"}
+    return counts | alone | {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 
 
 def child_environment(thread_count: int) -> dict[str, str]:

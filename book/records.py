@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from book import chapters, files
+from book import chapters, files, parameters
 from book.errors import PressError
 
 Record = dict[str, Any]
@@ -34,6 +34,14 @@ def read(slug: str, stem: str) -> Record | None:
 def write(slug: str, stem: str, record: Record) -> None:
     """Put a record in place, with its checksum."""
     files.write_json(chapters.record_path(slug, stem), record | {"digest": digest(record)})
+
+
+def belongs(record: Record, slug: str, stem: str) -> bool:
+    """Whether a record is that of this chapter's run of this name, and not a copy of another one's."""
+    given = {name: value for name, value in record["parameters"].items() if name != "profile"}
+    part = record.get("part")
+    name = parameters.stem(record["profile"], given, part and tuple(part))
+    return (record["slug"], record["parameters"].get("profile"), name) == (slug, record["profile"], stem)
 
 
 def published(notebook: Mapping[str, Any]) -> dict[str, Any] | None:

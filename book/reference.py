@@ -17,7 +17,15 @@ from fedlib import evidence as statistics
 Evidence = dict[str, Any]
 DIGITS = 6
 PROFILES = ("quick", "real", "full")  # those that readers see; smoke guards the code
-TERMS = ("metric", "against", "direction", "least", "neutral", "kind")  # of a claim, as they were when it was judged
+TERMS = (
+    "metric",
+    "against",
+    "direction",
+    "least",
+    "neutral",
+    "unit",
+    "kind",
+)  # of a claim, as they were when it was judged
 
 
 def rounded(value: float) -> float:
@@ -144,7 +152,20 @@ def run_evidence(slug: str, profile: str) -> Evidence | None:
     record = records.good(records.read(slug, profile))
     notebook = files.read_json(chapters.executed_path(slug, profile))  # has the checksum in the record: it is fresh
     published = records.published(notebook)
-    return build(cards.load(slug), record, published) if record and published else None
+    if not record or not published or published["profile"] != record["profile"]:
+        return None
+    return build(cards.load(slug), record, published)
+
+
+def same_machine(was: Evidence, fresh: Evidence) -> bool:
+    """Whether two runs must give the same bits: same processor, threads, and versions of what computes."""
+
+    def kind(evidence: Evidence) -> Any:
+        facts = evidence["provenance"]
+        versions = {name: v for name, v in facts["versions"].items() if name != "python"}
+        return facts["processor"], facts["device"], facts["threads"], versions
+
+    return kind(was) == kind(fresh)
 
 
 def evidence_for(slug: str, profile: str) -> Evidence | None:

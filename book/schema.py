@@ -73,6 +73,7 @@ class Judged(_Strict):
     direction: Literal["above", "below"]
     least: float
     neutral: float | None
+    unit: Text
     kind: Kind
     value: float | None
     interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None

@@ -139,4 +139,6 @@ def unstackable(net: Net, objective: Objective, tasks: list[Task]) -> str:
         return reason
     if not getattr(objective, "per_sample", False):
         return f"objective {getattr(objective, '__qualname__', objective)} is not marked per_sample"
+    if getattr(objective, "__hash__", None) is None:
+        return f"objective {objective} cannot be remembered: give its class a __hash__"
     return promise.broken(net, objective, tasks, train_stacked)

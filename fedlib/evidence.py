@@ -11,6 +11,7 @@ compared seed by seed (same split, same client draws), so the interval is that o
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import math
 import os
@@ -20,11 +21,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 MIME = "application/vnd.fedlib.evidence+json"
 GLUE_PREFIX = "application/papermill.record/"
+PROFILES = ("smoke", "quick", "real", "full")
 VERDICTS = ("holds", "direction only", "inconclusive", "fails", "not run")
 
 T = TypeVar("T")
@@ -47,6 +50,8 @@ def interval(values: Iterable[float], level: float = 0.95) -> Interval:
     Raises ValueError when there is no value or one is not finite.
     """
     x = [float(v) for v in values]
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
     if not x or not all(map(math.isfinite, x)):
         raise ValueError(f"an interval needs at least one value, all finite; got {x}")
     n, mean = len(x), math.fsum(x) / len(x)
@@ -112,12 +117,16 @@ class Run:
     """
 
     def __init__(self, profile: str, seeds: Iterable[int]):
+        if profile not in PROFILES:
+            raise ValueError(f"profile {profile!r} is unknown; use {', '.join(PROFILES)}")
         self.profile = profile
-        self.seeds = [int(s) for s in seeds]
-        if not self.seeds:
-            raise ValueError("a run needs at least one seed")
+        self.seeds = [index(s) for s in seeds]
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"a run needs at least one seed, and each once, got {self.seeds}")
         if part := os.environ.get("FEDLIB_PART"):
             number, count = map(int, part.split("/"))
+            if not 1 <= number <= count:
+                raise ValueError(f"FEDLIB_PART is {part!r}; expected a part and their number, such as 2/3")
             self.seeds = self.seeds[number - 1 :: count]
             if not self.seeds:
                 raise NothingToDo(f"part {part} of the seeds is empty")
@@ -154,7 +163,9 @@ class Run:
         as :meth:`once` keeps ``name/seed``, and may come from another process that had only some of the seeds: it must
         depend on its own seed alone. Raises ValueError for a name and seed that this run has used before.
         """
-        wanted = self.seeds if seeds is None else [int(s) for s in seeds]
+        wanted = self.seeds if seeds is None else [index(s) for s in seeds]
+        if at_once is not None and at_once < 1:
+            raise ValueError(f"at_once must be at least 1, got {at_once}")
         for s in wanted:
             self._ask(f"{name}/{s}")
         found = {s: kept for s in wanted if (kept := self._kept(f"{name}/{s}")) is not None}
@@ -184,13 +195,15 @@ class Run:
         if path and path.exists():
             with suppress(ValueError, OSError):
                 kept = json.loads(path.read_text())
-                if isinstance(kept, dict) and kept.get("key") == key and kept.pop("sha256", None) == _sha256(kept):
+                mine = isinstance(kept, dict) and (kept.get("key"), kept.get("profile")) == (key, self.profile)
+                if mine and kept.pop("sha256", None) == _sha256(kept):
                     return kept
         return None
 
     def _keep(self, key: str, result: Any, seconds: float, **more: Any) -> dict[str, Any]:
         # The round trip makes a fresh result the same object that a resumed run would read (lists, string keys).
-        kept = json.loads(json.dumps({"key": key, "result": result, "seconds": round(seconds, 3), **more}))
+        about = {"key": key, "profile": self.profile, "seconds": round(seconds, 3), **more}
+        kept = json.loads(json.dumps(about | {"result": result}))
         if path := self._path(key):
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_suffix(f".{os.getpid()}.part")
@@ -199,16 +212,20 @@ class Run:
         return kept
 
     def record(self, metric: str, seed: int, value: float) -> None:
-        """Note one number. Raises ValueError when it is not finite, the seed is foreign, or it was noted already."""
-        value = float(value)
+        """Note one number. Raises ValueError when it is not finite, the seed is foreign, or it was noted already,
+        TypeError for what is no number or no seed.
+        """
+        if isinstance(value, bool | str | bytes):
+            raise TypeError(f"metric {metric!r}, seed {seed}: {value!r} is not a number")
+        value, seed = float(value), index(seed)
         if not math.isfinite(value):
             raise ValueError(f"metric {metric!r}, seed {seed}: {value} is not a finite number")
-        if int(seed) not in self.seeds:
+        if seed not in self.seeds:
             raise ValueError(f"metric {metric!r}: seed {seed} is not one of this run's seeds {self.seeds}")
         row = self.metrics.setdefault(metric, {})
-        if str(int(seed)) in row:
+        if str(seed) in row:
             raise ValueError(f"metric {metric!r}, seed {seed} was recorded already; a metric has one value per seed")
-        row[str(int(seed))] = value
+        row[str(seed)] = value
 
     def values(self, metric: str, against: str | None = None) -> list[float]:
         """One value per seed of a metric, or of its paired difference to another metric."""
@@ -280,7 +297,9 @@ class Run:
         for name in sorted(self.metrics):
             s = self.interval(name)
             span = f"{s.low:.4g} to {s.high:.4g}" if s.n > 1 else "one seed"
-            body.append(f"<tr><td><code>{name}</code></td><td>{s.mean:.4g}</td><td>{span}</td><td>{s.n}</td></tr>")
+            body.append(
+                f"<tr><td><code>{html.escape(name)}</code></td><td>{s.mean:.4g}</td><td>{span}</td><td>{s.n}</td></tr>"
+            )
         head = "<tr><th>metric</th><th>mean</th><th>95% interval</th><th>seeds</th></tr>"
         return f'<table class="run-metrics"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
 

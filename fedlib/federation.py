@@ -108,8 +108,9 @@ class Federation:
     function of that signature. ``observers`` add columns to :attr:`history`; none may be NaN or infinite, but in lists.
 
     ``state`` is the server's model, ``own[k]`` what client k keeps between rounds, ``memory`` whatever the server step
-    needs. A round that fails leaves all of them as they were before it; one after which they are no longer finite fails
-    (:class:`~fedlib.require.NotFinite`). Raises ValueError for settings and samples that cannot work.
+    needs. A round that fails leaves all of them as they were before it, as long as the algorithm replaces tensors and
+    changes none in place; one after which they are no longer finite fails (:class:`~fedlib.require.NotFinite`). Raises
+    ValueError for settings and samples that cannot work.
     """
 
     def __init__(
@@ -203,7 +204,7 @@ class Federation:
 
         Raises NotFinite, and leaves the federation as it was, when what comes of it is not finite.
         """
-        before, old = Kept(self), require.tensors_in(self.memory)
+        before, old = Kept(self), self._held()
         try:
             for job in (algorithm or self.algorithm).aggregate(self, uploads, weights) or ():
                 job.do(())
@@ -215,7 +216,7 @@ class Federation:
     def _round(self) -> Iterator[Job]:
         """One round: yields the jobs that have to be done before it goes on, each phase's local work above all."""
         start, number, algorithm = time.perf_counter(), self.round, self.algorithm
-        clients, old = self.sample(number), require.tensors_in(self.memory)
+        clients, old = self.sample(number), self._held()
         sent = algorithm.broadcast(self)
         base = {**self.state, **sent}
         base = {n: base[n] for n in self.state}
@@ -245,10 +246,13 @@ class Federation:
         self.ledger.up.append(up)
         yield from algorithm.aggregate(self, seen.uploads, share / share.sum()) or ()
         self._require_finite(f"round {number}", old, clients, seen.uploads)
+        loss = sum(seen.losses) / len(clients)
+        if not math.isfinite(loss):
+            raise require.NotFinite(f"round {number}: the executor's losses are {seen.losses}, not finite numbers")
         devices.synchronise(self.device)
         row: dict[str, Any] = {
             "round": number + 1,
-            "loss": sum(seen.losses) / len(clients),
+            "loss": loss,
             "down": down,
             "up": up,
             "seconds": time.perf_counter() - start,
@@ -258,16 +262,23 @@ class Federation:
         self.history.append(row)
         self.round += 1
 
+    def _held(self) -> dict[int, tuple[Tensor, int]]:
+        """The tensors in memory and of the clients, kept alive, each with the number of changes made in it."""
+        return {id(t): (t, t._version) for t in require.tensors_in(self.memory, self.own)}
+
     def _require_finite(
-        self, when: str, old: Sequence[Tensor], clients: Sequence[int] = (), uploads: Sequence[State] = ()
+        self,
+        when: str,
+        old: Mapping[int, tuple[Tensor, int]],
+        clients: Sequence[int] = (),
+        uploads: Sequence[State] = (),
     ) -> None:
-        """Raises NotFinite when the server's model, its memory (but for ``old`` tensors) or what these clients keep is
-        not finite; names the first upload that is not, if one is.
+        """Raises NotFinite when the server's model, its memory or what these clients keep is not finite, but for
+        ``old`` tensors that nobody changed; names the first upload that is not, if one is.
         """
-        known = set(map(id, old))
-        memory = [t for t in require.tensors_in(self.memory) if id(t) not in known]
         own = {k: self.own[k] for k in clients if k in self.own}
-        if require.all_finite([*require.tensors_in(self.state, own), *memory]):
+        kept = [t for t in require.tensors_in(self.memory, own) if old.get(id(t), (t, -1))[1] != t._version]
+        if require.all_finite([*require.tensors_in(self.state), *kept]):
             return
         sent = zip(clients, uploads, strict=True) if len(clients) == len(uploads) else ()
         parts = [(f"what client {k} sent", state) for k, state in sent]

@@ -75,8 +75,13 @@ def inner(weights: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> Ten
     """Inner product <w, d> over the entries of ``weights``: added to an objective, it adds d to the gradient.
 
     That is how a method steers local steps (SCAFFOLD's control variates, FedDyn's linear term). No gradient flows to d.
-    For a stack of K clients one value each; a plain d is then common to all. Raises KeyError for an entry without a d.
+    For a stack of K clients one value each; a plain d is then common to all. Raises KeyError for an entry without a d,
+    ValueError for one of another shape.
     """
+    for n, w in weights.items():
+        whole = isinstance(direction, Stack) or not isinstance(weights, Stack)
+        if direction[n].shape != (w.shape if whole else w.shape[1:]):
+            raise ValueError(f"weights and direction differ at {n}: {list(w.shape)} and {list(direction[n].shape)}")
     return _total(weights, {n: w * direction[n].detach() for n, w in weights.items()})
 
 

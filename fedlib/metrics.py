@@ -19,7 +19,9 @@ def _check_logits(**given: Tensor) -> None:
     for name, logits in given.items():
         if logits.ndim != 2 or logits.numel() == 0:
             raise ValueError(f"{name} must be [N, C] with N, C >= 1, got {list(logits.shape)}")
-        require.finite(name, logits)
+        # A class may be ruled out by a logit of minus infinity, as long as another one is left.
+        ruled_out = logits.isneginf()
+        require.finite(name, logits.masked_fill(ruled_out & ~ruled_out.all(-1, keepdim=True), 0))
 
 
 def _check_labels(name: str, labels: Tensor, classes: int | None = None) -> None:
@@ -153,9 +155,12 @@ def mean_pairwise_cosine(updates: Sequence[Mapping[str, Tensor]]) -> float:
 def rounds_to_target(curve: Sequence[float], target: float) -> int | None:
     """First round (counted from 1) at which the curve reaches the target; None when it never does."""
     require.real("target", target)
-    if bad := [t for t, value in enumerate(curve, start=1) if not math.isfinite(value)]:
-        raise require.NotFinite(f"the curve is NaN or infinite in rounds {bad}: whether it reaches a target is unknown")
-    return next((t for t, value in enumerate(curve, start=1) if value >= target), None)
+    for t, value in enumerate(curve, start=1):
+        if not math.isfinite(value):
+            raise require.NotFinite(f"the curve is {value} in round {t}: whether it reaches a target is unknown")
+        if value >= target:
+            return t
+    return None
 
 
 def label_emd(client_labels: Tensor, all_labels: Tensor) -> float:

@@ -64,7 +64,7 @@ def local_accuracies(x: Tensor, y: Tensor) -> Observer:
 
 def update_alignment() -> Observer:
     """``alignment``: mean pairwise cosine of the sampled clients' updates (state after local work minus state
-    received); no column in a round with a single client.
+    received); no column in a round with a single client, or with one that did not move.
     """
 
     def observe(fed: Federation, seen: Round) -> dict:
@@ -72,6 +72,8 @@ def update_alignment() -> Observer:
             return {}
         pairs = zip(seen.states, seen.received, strict=True)
         updates = [{n: s[n] - r[n] for n in fed.net.parameters} for s, r in pairs]
+        if any(not any(bool(t.any()) for t in u.values()) for u in updates):
+            return {}
         return {"alignment": metrics.mean_pairwise_cosine(updates)}
 
     return observe

@@ -2,8 +2,11 @@
 
 Two clients take one step alone and together, in double precision. Everything that the objective can reach is shaken
 first: weights, buffers, what was received and the clients' own tensors, so that no term is left out because something
-is zero, or equal for all, today. The answer is remembered for as long as nothing changes that it may depend on. What no
-trial can see is a term that is cut off where it is tried, such as ``relu(distance - 10)``.
+is zero, or equal for all, today. The answer is remembered for as long as nothing changes that it may depend on.
+
+What is cut off where it is tried, such as ``relu(distance - 10)``, or hangs on a sign or an exact zero, no shaking
+finds. So all clients are compared as they are, too: when an answer is found, and again in rounds 1, 2, 4, 8, ... What
+draws from a global generator, or counts its own calls, keeps no promise, and is not always found out.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from fedlib.optim import SGD
 #: How strongly things are shaken. Some have a bound, such as probabilities: the gentle try stays within it.
 STRENGTHS = (1.0, 0.01)
 MANY = 32  # objectives of one network whose answers are remembered
+CLIENTS = 64  # that are compared as they are, evenly spread over all
 
 
 def unlike(tasks: list[Task]) -> str:
@@ -54,11 +58,24 @@ def broken(net: Net, objective: Objective, tasks: list[Task], together: Executor
     shared = all(t.context.received is tasks[0].context.received for t in tasks)
     kind = shared, *_kind(tasks[0])
     facts = seen.facts(objective, tasks[0].prepare, tasks[0].augment, [_integers(net, t) for t in tasks])
-    if kind not in known or not known[kind].stands(facts, tasks[0].context.round):
+    number = tasks[0].context.round
+    fresh = kind not in known or not known[kind].stands(facts, number)
+    if fresh:
         watch = _Watch()
         reason = _tried(net, objective, _ends(net, tasks), together, watch, shared)
-        known[kind] = _Answer(reason, facts, tasks[0].context.round if watch.asked else None)
-    return known[kind].reason
+        seen_before = known[kind].seen if kind in known and watch.asked else -1
+        known[kind] = _Answer(reason, facts, number if watch.asked else None, seen_before)
+    answer = known[kind]
+    if answer.due(number) or (fresh and not answer.reason and answer.seen < 0):
+        since, answer.seen = answer.seen, number
+        if not _agree(net, objective, tasks, together):
+            answer.reason = _unlike_alone(objective)
+            if since >= 0:
+                raise RuntimeError(
+                    f"{answer.reason}: not in round {number}, where in round {since} it did; the rounds between may be "
+                    "wrong. Run again with executor='sequential'"
+                )
+    return answer.reason
 
 
 @dataclass
@@ -66,6 +83,11 @@ class _Answer:
     reason: str
     facts: list
     round: int | None
+    seen: int = -1  # the last round in which clients were compared as they are
+
+    def due(self, number: int) -> bool:
+        """Whether they are to be compared in this round: a power of two, not seen yet."""
+        return not self.reason and number != self.seen and number & (number - 1) == 0
 
     def stands(self, facts: list, number: int) -> bool:
         return self.round in (None, number) and seen.same(facts, self.facts)
@@ -114,19 +136,52 @@ def _tried(net: Net, objective: Objective, ends: list[Task], together: Executor,
         found = together(used, all_, objective, rule, 1.0)
     except Exception as error:  # whatever a layer or a loss makes of the additional dimensions
         return f"objective {name} does not work on a stack ({type(error).__name__}: {error})"
-    tolerance = stacking.tolerance(used)
-    near = all(abs(a - b) <= tolerance * max(1.0, abs(a)) for a, b in zip(expected, found, strict=True))
-    for a, b, start in zip(one, all_, before, strict=True):
+    near = _near(stacking.tolerance(used), before, (expected, one), (found, all_))
+    return "" if near else _unlike_alone(objective)
+
+
+def _unlike_alone(objective: Objective) -> str:
+    name = getattr(objective, "__qualname__", objective)
+    return f"objective {name} or a layer does not give each client its own result on a stack"
+
+
+def _agree(net: Net, objective: Objective, tasks: list[Task], together: Executor) -> bool:
+    """Compare one step of all clients, as they are, one after the other and together."""
+    stride = -(-len(tasks) // CLIENTS)
+    some = [*tasks[:-1:stride], tasks[-1]] if len(tasks) > 1 else tasks
+    shared = all(t.context.received is tasks[0].context.received for t in tasks)
+    for used in dict.fromkeys((stacking.exact(net), net)):
+        one = _small(used, some, _Watch(), shared, 0.0)
+        before, all_ = [t.state for t in one], _again(one)
+        try:
+            expected = sequential(used, one, objective, SGD(1.0), 1.0)
+        except Exception as error:
+            fault = error  # in double; as the network is, it is the caller's to see
+            continue
+        found = together(used, all_, objective, SGD(1.0), 1.0)
+        return _near(stacking.tolerance(used), before, (expected, one), (found, all_))
+    raise fault
+
+
+def _near(
+    tolerance: float, before: list[State], one: tuple[list[float], list[Task]], all_: tuple[list[float], list[Task]]
+) -> bool:
+    """Whether losses and new states are the same to rounding, as a share of how far the clients' weights moved."""
+    if any(abs(a - b) > tolerance * max(1.0, abs(a)) for a, b in zip(one[0], all_[0], strict=True)):
+        return False
+    for a, b, start in zip(one[1], all_[1], before, strict=True):
         floating = [n for n in a.state if a.state[n].is_floating_point()]
         moved = max(float((a.state[n] - start[n]).abs().max()) for n in floating)
-        near = near and all(bool(((a.state[n] - b.state[n]).abs() <= tolerance * moved).all()) for n in a.state)
-    return "" if near else f"objective {name} or a layer does not give each client its own result on a stack"
+        if not all(bool(((a.state[n] - b.state[n]).abs() <= tolerance * moved).all()) for n in a.state):
+            return False
+    return True
 
 
 def _small(net: Net, ends: list[Task], watch: _Watch, shared: bool, strength: float) -> list[Task]:
-    """The tasks as one step on three and on two samples, in the type of ``net``, with all that they look at shaken.
+    """The tasks as one step, in the type of ``net``: on three and on two samples in turn, with all that they look at
+    shaken; or, with no ``strength``, on the client's own first batch with things as they are.
 
-    The first client's own numbers keep their size, the second's are made no larger than one: beside them no other term
+    The first client's own numbers keep their size, the others' are made no larger than one: beside them no other term
     is small.
     """
     draw = rng.stream("does this objective keep its promise?")
@@ -141,7 +196,8 @@ def _small(net: Net, ends: list[Task], watch: _Watch, shared: bool, strength: fl
         return t / max(1.0, _size(t)) if t.is_floating_point() and strength else t
 
     small, received = [], [shaken(t.context.received) for t in ends]
-    for k, (task, n) in enumerate(zip(ends, (3, 2), strict=True)):
+    for k, task in enumerate(ends):
+        n = 3 - k % 2 if strength else min(task.batch_size, len(task.samples))
         rows = task.samples[:n] if len(task.samples) >= n else torch.arange(n) % len(task.x)
         own = {m: tamed(t) for m, t in task.context.own.items()} if k else task.context.own
         context = _Asked(received[0 if shared else k], shaken(own), task.context.round)

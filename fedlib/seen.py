@@ -8,12 +8,14 @@ from functools import partial
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+_SMALL = 4096  # bytes of a tensor of integers or an array that is told by its content
 _VALUES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
-_OPAQUE = (type, ModuleType, nn.Module, torch.Generator)
+_OPAQUE = (type, ModuleType, torch.Generator)
 
 
 class Watch(TorchFunctionMode):
@@ -26,6 +28,7 @@ class Watch(TorchFunctionMode):
     READERS = (
         "__bool__", "__int__", "__float__", "__complex__", "__index__", "__contains__", "__array__", "item", "tolist",
         "numpy", "equal", "allclose", "is_nonzero", "nonzero", "argwhere", "masked_select", "unique",
+        "unique_consecutive", "bincount", "histc", "to_sparse", "__format__", "__dlpack__",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -36,9 +39,15 @@ class Watch(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name in self.READERS:
             self.read = name
+        elif name == "where" and len(args) + len(kwargs or {}) == 1:
+            self.read = "where with a condition alone"
+        elif name == "one_hot" and len(args) + len(kwargs or {}) == 1:
+            self.read = "one_hot without a number of classes"
+        elif name == "repeat_interleave" and any(isinstance(a, Tensor) for a in (*args[1:], *(kwargs or {}).values())):
+            self.read = "repeat_interleave by a tensor"
         elif name == "__getitem__":
             places = args[1] if isinstance(args[1], tuple) else args[1:]
-            if any(isinstance(p, Tensor) and p.dtype == torch.bool for p in places):
+            if any(isinstance(p, Tensor) and p.dtype in (torch.bool, torch.uint8) for p in places):
                 self.read = "a mask"
         return function(*args, **(kwargs or {}))
 
@@ -51,12 +60,13 @@ class Watch(TorchFunctionMode):
 def facts(*things: Any) -> list:
     """What functions and objects hold, in a flat list: numbers and words by value, tensors and objects by identity.
 
-    Bound methods lead to their object's attributes, functions to their closure, and so on inwards; a tensor counts as
-    another when it was changed in place. Networks are taken as they are. The list keeps what is in it alive: no other
-    object can take its place unnoticed.
+    Bound methods lead to the attributes of their object and its class, functions to their closure, and so on inwards; a
+    tensor counts as another when it was changed in place, unless it holds few integers, which are told themselves, as
+    small arrays are. Of networks only what is neither a tensor nor a layer counts. The list keeps what is in it alive:
+    no other object can take its place unnoticed.
     """
     found: list = []
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # alive, so that nothing made on the way takes another one's identity
 
     def visit(thing: Any) -> None:
         if isinstance(thing, _VALUES):
@@ -69,9 +79,15 @@ def facts(*things: Any) -> list:
         frozen = is_dataclass(thing) and not isinstance(thing, type) and thing.__dataclass_params__.frozen  # type: ignore[attr-defined]
         by_value = frozen or isinstance(thing, Mapping | list | tuple | set | frozenset | partial)
         found.append(type(thing) if by_value else thing)
+        if isinstance(thing, Tensor) and not thing.is_floating_point() and 0 < thing.nbytes <= _SMALL:
+            found[-1] = Tensor
+            found.extend((thing.dtype, thing.shape, str(thing.tolist())))
+            return
+        if isinstance(thing, np.ndarray) and not thing.dtype.hasobject and thing.nbytes <= _SMALL:
+            found.append(thing.tobytes())
         if id(thing) in seen or isinstance(thing, _OPAQUE):
             return
-        seen.add(id(thing))
+        seen[id(thing)] = thing
         if isinstance(thing, Tensor):
             found.append(None if thing.is_inference() else thing._version)
         elif isinstance(thing, Mapping):
@@ -88,12 +104,24 @@ def facts(*things: Any) -> list:
             visit((thing.__defaults__, thing.__kwdefaults__, vars(thing), *map(_content, thing.__closure__ or ())))
         elif frozen:
             visit([getattr(thing, f.name) for f in fields(thing) if f.compare])
-        elif hasattr(thing, "__dict__"):
-            visit(vars(thing))
+        elif isinstance(thing, nn.Module):
+            visit([{n: v for n, v in vars(m).items() if not n.startswith("_")} for m in thing.modules()])
+        else:
+            visit(_attributes(thing))
 
     for thing in things:
         visit(thing)
     return found
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    """What an object holds, in slots, too, and plain values of its classes."""
+    classes = [c for c in reversed(type(thing).__mro__) if c is not object]
+    held = {n: v for c in classes for n, v in vars(c).items() if isinstance(v, _VALUES) and not n.startswith("__")}
+    for slots in (vars(c).get("__slots__", ()) for c in classes):
+        names = [slots] if isinstance(slots, str) else slots
+        held |= {n: getattr(thing, n) for n in names if hasattr(thing, n)}
+    return held | getattr(thing, "__dict__", {})
 
 
 def same(a: list, b: list) -> bool:

@@ -98,6 +98,14 @@ class TestRounds(Planted):
             tests=("test_planted.py::test_every_batch_of_every_round_is_changed_by_draws_of_its_own",),
         ),
         Fault(
+            "same-augmentation-for-every-seed",
+            "federation.py",
+            'key=(self.seed, "augment", self.round, k, i)',
+            'key=(min(self.seed, 0), "augment", self.round, k, i)',
+            "images are changed in the same way whatever the seed, so that seeds are less independent than they seem",
+            tests=("test_planted.py::test_every_seed_changes_images_in_its_own_way",),
+        ),
+        Fault(
             "phases-all-start-at-the-beginning",
             "federation.py",
             "self._task(phase, i, k, states[k], received[k])",

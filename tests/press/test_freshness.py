@@ -291,3 +291,48 @@ def test_the_record_says_what_the_run_depended_on(demo):
     assert sorted(record["dependencies"]["modules"]) == ["fedlib", "fedlib.evidence", "fedlib.toy"]
     assert record["dependencies"]["parameters"] == {"profile": "quick"}
     assert record["hash"] == freshness.digest(record["dependencies"])
+
+
+RUN_ON_IMPORT = {
+    "a class body": "class _Patch:\n    score.__defaults__ = None\n    setattr(score, 'x', 1)\n",
+    "a default": "def _patch(x=setattr(score, 'x', 1)):\n    return x\n",
+    "a base class": "class _Patch(type('Base', (), {})):\n    pass\n",
+    "a loop in a class": "class _Patch:\n    for i in range(3):\n        pass\n",
+}
+
+
+@pytest.mark.parametrize("text", RUN_ON_IMPORT.values(), ids=RUN_ON_IMPORT.keys())
+def test_what_a_definition_does_when_it_is_imported_counts(demo, state, text):
+    """Nobody names it, and yet it can change what others compute."""
+    with (demo.root / "fedlib" / "toy.py").open("a") as file:
+        file.write(f"\n\n{text}")
+    assert state("demo") == "stale"
+
+
+@pytest.mark.parametrize(
+    "line", ["from fedlib import patch\n", "from fedlib.patch import *\n", "import fedlib.patch\n"]
+)
+def test_a_module_that_a_package_imports_counts(demo, state, line):
+    (demo.root / "fedlib" / "patch.py").write_text("from fedlib import toy\n\ntoy.score = None\n")
+    (demo.root / "fedlib" / "__init__.py").write_text(line)
+    assert state("demo") == "stale"
+
+
+COPIES = {"another profile": ("demo", "quick", "demo", "real"), "another chapter": ("demo", "quick", "second", "quick")}
+
+
+@pytest.mark.parametrize(("slug", "profile", "other", "at"), COPIES.values(), ids=COPIES.keys())
+def test_a_run_does_not_pass_for_another(demo, state, slug, profile, other, at):
+    demo.add("second")
+    target = chapters.executed_path(other, at)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(chapters.executed_path(slug, profile).read_bytes())
+    chapters.record_path(other, at).write_bytes(chapters.record_path(slug, profile).read_bytes())
+    assert state(other, at) == "never"
+    assert demo.press("accept", other, "--profile", at)[0] == 2
+
+
+def test_a_run_with_other_parameters_does_not_pass_for_the_usual_one(demo, state):
+    record = records.read("demo", "quick")
+    records.write("demo", "quick", record | {"parameters": {"profile": "quick", "rate": 0.9}})
+    assert state("demo") == "never"

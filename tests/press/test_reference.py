@@ -90,11 +90,11 @@ def test_a_verdict_that_flips_is_a_problem(demo):
 OTHER = {"processor": "another processor"}
 
 
-def drift_of(tree, metrics, claims=None):
+def drift_of(tree, metrics, claims=None, **changes):
     """Commit measured moves of the miniature chapter."""
     was = reference.committed("demo", "quick")
     made = {"slug": "demo", "profile": "quick", "reference": "cpu of this test", "processors": ["old", "older"]}
-    made |= {"hash": was["provenance"]["hash"], "metrics": metrics, "claims": claims or {}}
+    made |= {"hash": was["provenance"]["hash"], "metrics": metrics, "claims": claims or {}} | changes
     files.write(drift.path("demo", "quick"), reference.layout(made | {"digest": records.digest(made)}))
 
 
@@ -112,9 +112,37 @@ def test_another_processor_may_move_numbers_as_far_as_was_measured(demo):
     assert demo.press("check")[0] == 1, "not here"
 
 
-def test_what_was_not_measured_may_not_move_anywhere(demo):
-    demo.pretend("demo", shift=0.0001, **OTHER)
-    assert "score/ours: was 0.5 at seed 0, is 0.5001" in demo.press("check")[1]
+def test_where_nothing_was_measured_nothing_can_be_compared(demo):
+    demo.pretend("demo", **OTHER)
+    status, output = demo.press("check")
+    assert status == 1
+    assert (
+        "how far this reference moves elsewhere was not measured; where it was made, run python -m book drift" in output
+    )
+
+
+@pytest.mark.parametrize("field", ["hash", "reference"])
+def test_moves_of_another_reference_do_not_serve(demo, field):
+    drift_of(demo, {"score/ours": 0.001, "score/base": 0.0}, **{field: "another"})
+    demo.pretend("demo", **OTHER)
+    assert "was not measured" in demo.press("check")[1]
+    drift_of(demo, {"score/ours": 0.001})
+    assert "was not measured" in demo.press("check")[1]
+
+
+def test_metrics_that_hardly_move_may_move_as_the_others_do(demo):
+    """A test sample that falls the other way on a third processor is no fault, if others fell on the two tried."""
+    was = reference.committed("demo", "quick")
+    for name in [f"kind{i}/x" for i in range(9)]:
+        was["metrics"][name] = was["metrics"]["score/ours"]
+    moves = dict.fromkeys(was["metrics"], 0.001) | {"score/base": 0.0, "score/ours": 0.0}
+    assert checks.tolerances(was, moves)["score/base"] == pytest.approx(0.003)
+
+
+def test_a_chapter_of_which_little_can_be_compared_is_a_problem(demo):
+    drift_of(demo, {"score/ours": 0.1, "score/base": 0.1})
+    demo.pretend("demo", **OTHER)
+    assert "problem: demo, quick: measured on another machine" in demo.press("check")[1]
 
 
 def test_a_tolerance_never_exceeds_the_spread_of_the_seeds(demo):
@@ -254,6 +282,10 @@ FORGERIES = {
     "infinity": (lambda e: e["metrics"]["score/ours"].update(mean=1e999), "no evidence: metrics.score/ours.mean"),
     "a seed less": (lambda e: e["metrics"]["score/ours"]["values"].pop("0"), "has values for the seeds 1, 2"),
     "a seed twice": (lambda e: e.update(seeds=[0, 1, 2, 2]), "names one twice"),
+    "an accuracy above one": (
+        lambda e: e["metrics"]["score/ours"]["values"].update({"0": 1.5}),
+        "statistics do not follow",
+    ),
     "a field more": (lambda e: e.update(note="ok"), "no evidence: note"),
 }
 

@@ -240,3 +240,53 @@ def test_parts_share_the_seeds_out(monkeypatch, count):
         else:
             seen += evidence.Run("quick", range(3, 7)).seeds
     assert sorted(seen) == [3, 4, 5, 6]
+
+
+NO_NUMBERS = {"a bool": (0, True), "a text": (0, "1.5"), "half a seed": (0.7, 1.0), "a seed in words": ("0", 1.0)}
+
+
+@pytest.mark.parametrize(("seed", "value"), NO_NUMBERS.values(), ids=NO_NUMBERS.keys())
+def test_what_is_no_number_or_no_seed_is_refused(seed, value):
+    with pytest.raises(TypeError):
+        evidence.Run("quick", [0, 1]).record("m", seed, value)
+
+
+def test_numbers_of_numpy_are_numbers_and_keep_all_digits():
+    run = evidence.Run("quick", np.arange(2))
+    run.record("m", np.int64(1), np.float64(1 / 3))
+    assert run.evidence()["metrics"] == {"m": {"1": 1 / 3}}
+
+
+@pytest.mark.parametrize(
+    ("profile", "seeds", "message"),
+    [("qick", [0], "'qick' is unknown"), ("quick", [0, 0], "each once"), ("quick", [], "at least one seed")],
+)
+def test_a_run_that_cannot_be_is_refused(profile, seeds, message):
+    with pytest.raises(ValueError, match=message):
+        evidence.Run(profile, seeds)
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "-1/3"])
+def test_a_part_that_is_none_is_refused(monkeypatch, part):
+    monkeypatch.setenv("FEDLIB_PART", part)
+    with pytest.raises(ValueError, match="FEDLIB_PART"):
+        evidence.Run("quick", range(3))
+
+
+@pytest.mark.parametrize("level", [95, 0, 1, -1, math.nan])
+def test_a_level_that_is_no_probability_is_refused(level):
+    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+        evidence.interval([1.0, 2.0], level)
+
+
+def test_a_result_kept_at_another_profile_does_not_serve(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDLIB_RESUME", str(tmp_path))
+    assert evidence.Run("quick", [0]).once("score/0", lambda: 0.5) == 0.5
+    assert evidence.Run("real", [0]).once("score/0", lambda: 0.7) == 0.7
+
+
+def test_names_are_text_on_the_page():
+    run = evidence.Run("quick", [0])
+    run.record("<img src=x>", 0, 1.0)
+    assert "&lt;img src=x&gt;" in run._html()
+    assert "<img" not in run._html()

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fedlib import losses
+from fedlib.stacking import Stack
 
 CASES = settings(deadline=None, max_examples=30)
 
@@ -140,3 +141,14 @@ def test_an_inner_product_needs_a_direction_for_every_entry():
     w, d = draw(0)
     with pytest.raises(KeyError, match="bias"):
         losses.inner({"weight": w, "bias": w[0]}, {"weight": d})
+
+
+@pytest.mark.parametrize("shape", [(1,), (4,), (2, 3, 4)])
+def test_a_direction_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"differ at w: \[3, 4\]"):
+        losses.inner({"w": torch.ones(3, 4)}, {"w": torch.ones(shape)})
+
+
+def test_a_stack_of_directions_is_refused_for_plain_weights():
+    with pytest.raises(ValueError, match="differ at w"):
+        losses.inner({"w": torch.ones(3)}, Stack({"w": torch.ones(2, 3)}))

@@ -408,3 +408,18 @@ def test_moon_contrasts_at_its_temperature():
     attract, repel = (cosine_similarity(z, other) / 0.2 for other in (global_, previous))
     expected = -(attract.exp() / (attract.exp() + repel.exp())).log().mean()
     assert float(Moon(1.0, 0.2).contrast(z, global_, previous)) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_every_seed_changes_images_in_its_own_way():
+    def drawn(seed):
+        seen = []
+
+        def watched(x, source):
+            seen.append(torch.rand(1, generator=source).item() if isinstance(source, torch.Generator) else 0)
+            return x
+
+        federation(local=Local(1, 8, 0.1, augment=watched), participation=1.0, seed=seed).run(1)
+        return seen
+
+    assert drawn(0) == drawn(0)
+    assert not set(drawn(0)) & set(drawn(1))

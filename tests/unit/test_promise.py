@@ -2,8 +2,10 @@
 hidden because something is zero, or equal for all, in the first round.
 """
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from federations import FLOAT, NORMABLE, Normed, everything, federation, same, samples, small
@@ -415,6 +417,154 @@ def test_clients_that_differ_are_never_forced_into_one_step(change, reason):
     assert unstackable(net, objective, tasks) == ""
     change(tasks[2])
     assert reason in unstackable(net, objective, tasks)
+
+
+# --- what no shaking finds: all clients as they are -----------------------------------------------------------------
+
+
+class Several(FedAvg):
+    """A client's number beside a mask that is another one's at a single client in the middle: only the first is read."""
+
+    @per_sample
+    def objective(self, net, state, x, y, context):
+        mask = context.own["mask"]
+        logits = net(state, x, train=True)
+        return cross_entropy(logits + 3.0 * (mask if mask.ndim == 1 else mask[0]), y)
+
+    def context(self, fed, client):
+        return {"id": torch.tensor([client]), "mask": torch.tensor([0, 1, 0] if client == 2 else [0, 0, 1])}
+
+
+def test_a_second_tensor_of_integers_that_differs_at_one_client_only():
+    _, found = as_one_by_one(Several)
+    assert UNEQUAL in found.explain()
+
+
+HIDDEN = {
+    "a sign": lambda own: own.clamp(max=0),
+    "an exact zero": lambda own: (own == 0).to(own),
+    "a size": lambda own: (own - 2).relu(),
+}
+
+
+@pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN.keys())
+@pytest.mark.parametrize("begins", [0, 1, 3])
+def test_a_term_that_hangs_on_values_that_no_trial_visits(hidden, begins):
+    """At the start it is refused. Later it is an error within twice as many rounds, and never a number."""
+
+    class Gated(FedAvg):
+        @per_sample
+        def objective(self, net, state, x, y, context):
+            name = net.parameters[0]
+            term = (state[name] * hidden(context.own["own"])).sum()  # over all clients
+            return super().objective(net, state, x, y, context) + term
+
+        def context(self, fed, client):
+            shape = fed.state[fed.net.parameters[0]]
+            quiet = {"a sign": 1.0, "an exact zero": 1.0, "a size": 1.0}
+            loud = {"a sign": -0.5, "an exact zero": 0.0, "a size": 3.0}
+            name = next(n for n, f in HIDDEN.items() if f is hidden)
+            value = (loud if client == 2 and fed.round >= begins else quiet)[name]
+            return {"own": torch.full_like(shape, value)}
+
+    if begins == 0:
+        _, found = as_one_by_one(Gated)
+        assert UNEQUAL in found.explain()
+        return
+    fed = federation(Gated(), executor="auto", participation=1.0)
+    fed.run(begins)
+    with pytest.raises(
+        RuntimeError, match=r"not in round \d, where in round \d it did; the rounds between may be wrong"
+    ):
+        fed.run(2 * begins)
+    assert fed.round <= 2 * begins
+
+
+def test_a_term_that_hangs_on_the_size_of_a_batch():
+    class Sized(FedAvg):
+        @per_sample
+        def objective(self, net, state, x, y, context):
+            loss = super().objective(net, state, x, y, context)
+            return loss * loss.detach().mean() if len(x) > 3 else loss
+
+    as_one_by_one(Sized)
+
+
+def test_an_objective_that_cannot_be_remembered_is_computed_one_by_one():
+    @dataclass
+    class Plain:
+        per_sample = True
+
+        def __call__(self, net, state, x, y, context):
+            return cross_entropy(net(state, x, train=True), y)
+
+    class Odd(FedAvg):
+        objective = Plain()
+
+    _, found = as_one_by_one(Odd)
+    assert "cannot be remembered" in found.explain()
+
+
+class Slotted:
+    """An object without a dictionary."""
+
+    __slots__ = ("on",)
+
+
+class Switched(FedAvg):
+    """A wrong term that something outside switches on after the first round."""
+
+    scale = 0.0
+
+    def __init__(self, kind):
+        self.kind, self.array, self.slotted, self.module = kind, np.zeros(2), Slotted(), nn.Identity()
+        self.slotted.on = self.module.on = 0.0
+
+    def aggregate(self, fed, uploads, weights):
+        super().aggregate(fed, uploads, weights)
+        if self.kind == "array":
+            self.array[1] = 1.0
+        elif self.kind == "class":
+            type(self).scale = 1.0
+        else:
+            getattr(self, self.kind).on = 1.0
+
+    @per_sample
+    def objective(self, net, state, x, y, context):
+        loss = super().objective(net, state, x, y, context)
+        on = {"array": self.array[1], "class": self.scale, "slotted": self.slotted.on, "module": self.module.on}
+        return loss * loss.detach().mean() if on[self.kind] else loss
+
+
+@pytest.mark.parametrize("kind", ["array", "class", "slotted", "module"])
+def test_what_is_switched_on_elsewhere_is_seen(kind):
+    def make():
+        return type("Switched", (Switched,), {})(kind)  # a class of its own, for what classes hold
+
+    _, found = as_one_by_one(make)
+    assert UNEQUAL in found.explain()
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda y: torch.where(y == 1)[0].shape[0],
+        lambda y: torch.unique_consecutive(y).numel(),
+        lambda y: len(torch.bincount(y.flatten())),
+        lambda y: nn.functional.one_hot(y).shape[-1],
+        lambda y: y.flatten().repeat_interleave(y.flatten()).numel(),
+        lambda y: int(f"{y.sum()}"),
+    ],
+    ids=["where", "unique_consecutive", "bincount", "one_hot", "repeat_interleave", "format"],
+)
+def test_a_shape_that_depends_on_values_is_a_look_at_them(look):
+    class Looking(FedAvg):
+        @per_sample
+        def objective(self, net, state, x, y, context):
+            return super().objective(net, state, x, y, context) * (1 + look(y))
+
+    _, found = as_one_by_one(Looking)
+    assert "looks at the values" in found.explain()
 
 
 # --- when it is tried, and what that leaves ------------------------------------------------------------------------

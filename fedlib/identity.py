@@ -1,8 +1,8 @@
 """What decides a federation's numbers, written down so that another process can tell whether it has the same.
 
 Values are told by content: tensors and the code of functions by checksum, what a function closes over and objects of
-known kinds by their parts. Of other objects only the type can be told, and of code only what a function itself says,
-not what it calls.
+known kinds by their parts. Of other objects their representation or attributes are told, and of code only what a
+function or method itself says, not what it calls.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import hashlib
 import types
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ def settings(fed: Federation) -> dict[str, Any]:
     return {
         **{f"local.{n}": told(v) for n, v in vars(fed.local).items()},
         "algorithm": type(fed.algorithm).__name__,
+        "objective": _class(type(fed.algorithm), lambda _, method: getattr(method, "per_sample", False)),
         **dict(_parts("algorithm", fed.algorithm)),
         "weighting": fed.algorithm.weighting,
         "personal": list(fed.personal),
@@ -101,12 +102,34 @@ def told(value: Any, within: tuple[int, ...] = ()) -> Any:
         return f"{value.__qualname__} {_short(repr(about))}"
     if _has_parts(value):
         return {"kind": type(value).__name__, **dict(_parts("", value, within))}
-    return str(value) if isinstance(value, torch.dtype | torch.device) else type(value).__qualname__
+    if isinstance(value, type | types.BuiltinFunctionType | np.ufunc):
+        return f"{getattr(value, '__module__', '')} {value.__name__}"
+    if isinstance(value, set | frozenset):
+        return {type(value).__name__: sorted(repr(inner(v)) for v in value)}
+    if "__repr__" in {n for c in type(value).__mro__[:-1] for n in vars(c)}:
+        return f"{type(value).__qualname__} {value!r}"
+    attributes = {n: inner(v) for n, v in vars(value).items()} if hasattr(value, "__dict__") else {}
+    return {"kind": type(value).__qualname__, "code": _class(type(value), lambda *_: True), **attributes}
 
 
 def _code(code: types.CodeType) -> list[Any]:
-    inner = [_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    inner = [_code(c) if isinstance(c, types.CodeType) else _constant(c) for c in code.co_consts]
     return [code.co_code.hex(), code.co_names, code.co_varnames, inner]
+
+
+def _forward(name: str, _: Any) -> bool:
+    return name == "forward"
+
+
+def _constant(value: Any) -> str:
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+def _class(kind: type, counts: Callable[[str, Any], bool]) -> str:
+    """Checksum of what the methods that count say, of a class and of its bases, torch's own left out."""
+    own = [c for c in kind.__mro__ if c.__module__.split(".")[0] != "torch"]
+    methods = [(n, f) for c in own for n, f in vars(c).items() if hasattr(f, "__code__") and counts(n, f)]
+    return _short(repr([(n, _code(f.__code__)) for n, f in methods]))
 
 
 def _network(module: nn.Module) -> list[Any]:
@@ -115,7 +138,11 @@ def _network(module: nn.Module) -> list[Any]:
     """
     tensors = [(n, str(t.dtype).removeprefix("torch."), list(t.shape)) for n, t in module.state_dict().items()]
     plain = [
-        (type(m).__qualname__, {k: told(v) for k, v in vars(m).items() if not k.startswith("_")})
+        (
+            type(m).__qualname__,
+            _class(type(m), _forward),
+            {k: told(v) for k, v in vars(m).items() if not k.startswith("_")},
+        )
         for m in module.modules()
     ]
     return [str(module), tensors, plain]

@@ -28,7 +28,7 @@ from fedlib import algorithms, checkpoint, identity, models, observe, packing, p
 from fedlib.algorithms import FedAvg, FedAvgM
 from fedlib.data import Dataset
 from fedlib.distill import Distillation
-from fedlib.executors import Diverged
+from fedlib.executors import Diverged, per_sample
 from fedlib.federation import Federation, Local, weighted_mean
 from fedlib.kept import containers
 
@@ -727,7 +727,7 @@ def test_what_cannot_be_told_is_told_by_its_type():
     def again(n):
         return again(n - 1) if n else Odd
 
-    assert identity.told(Odd()).endswith("Odd")
+    assert identity.told(Odd())["kind"].endswith("Odd")
     assert identity.told(again) == identity.told(again)
     assert identity.told([math.nan, np.float32(1), None, torch.float64]) != identity.told([math.nan, 1.5, None, ""])
     loop = [1]
@@ -838,3 +838,62 @@ def test_what_cannot_be_saved_is_named_after_the_first_round(kind, tmp_path):
     with pytest.raises(TypeError, match=f"memory/server/things/1 is a {kind}, .*convert it"):
         checkpoint.play(federation(algorithm=Exotic()), 50, tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
+
+
+def another_body():
+    class Mine(FedAvg):
+        @per_sample
+        def objective(self, net, state, x, y, context):
+            return 2 * super().objective(net, state, x, y, context)
+
+    return Mine()
+
+
+def one_body():
+    class Mine(FedAvg):
+        @per_sample
+        def objective(self, net, state, x, y, context):
+            return 3 * super().objective(net, state, x, y, context)
+
+    return Mine()
+
+
+class Crop:
+    """An augmentation that is an object."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, x, source):
+        return x + self.by
+
+
+class Activated(FedAvg):
+    def __init__(self, kind):
+        self.kind = kind
+
+
+UNLIKE = {
+    "an objective of the same name": (one_body, another_body, {}),
+    "a class as a setting": (lambda: Activated(nn.ReLU), lambda: Activated(nn.Tanh), {}),
+    "a function of torch as a setting": (lambda: Activated(torch.relu), lambda: Activated(torch.tanh), {}),
+    "a set as a setting": (lambda: Activated({1, 2}), lambda: Activated({1, 3}), {}),
+    "a range as a setting": (lambda: Activated(range(2)), lambda: Activated(range(3)), {}),
+}
+
+
+@pytest.mark.parametrize(("one", "other", "options"), UNLIKE.values(), ids=UNLIKE.keys())
+def test_settings_that_are_no_plain_values_are_told_apart(tmp_path, one, other, options):
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(federation(algorithm=one(), **options), path)
+    checkpoint.restore(federation(algorithm=one(), **options), path)
+    with pytest.raises(ValueError, match="is of another federation"):
+        checkpoint.restore(federation(algorithm=other(), **options), path)
+
+
+def test_augmentations_that_are_objects_are_told_apart(tmp_path):
+    path = tmp_path / "state.safetensors"
+    checkpoint.save(federation(local=Local(1, 8, 0.1, augment=Crop(1))), path)
+    checkpoint.restore(federation(local=Local(1, 8, 0.1, augment=Crop(1))), path)
+    with pytest.raises(ValueError, match="augment"):
+        checkpoint.restore(federation(local=Local(1, 8, 0.1, augment=Crop(2))), path)

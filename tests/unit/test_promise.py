@@ -423,7 +423,7 @@ def test_clients_that_differ_are_never_forced_into_one_step(change, reason):
 
 
 class Several(FedAvg):
-    """A client's number beside a mask that is another one's at a single client in the middle: only the first is read."""
+    """A client's number beside a mask that differs at a single client in the middle: only the first mask is read."""
 
     @per_sample
     def objective(self, net, state, x, y, context):

@@ -27,6 +27,7 @@ from fedlib.optim import SGD
 #: How strongly things are shaken. Some have a bound, such as probabilities: the gentle try stays within it.
 STRENGTHS = (1.0, 0.01)
 MANY = 32  # objectives of one network whose answers are remembered
+ROUNDING = 64  # units in the last place of the largest weight, that a step may differ by
 CLIENTS = 64  # that are compared as they are, evenly spread over all
 
 
@@ -172,7 +173,9 @@ def _near(
     for a, b, start in zip(one[1], all_[1], before, strict=True):
         floating = [n for n in a.state if a.state[n].is_floating_point()]
         moved = max(float((a.state[n] - start[n]).abs().max()) for n in floating)
-        if not all(bool(((a.state[n] - b.state[n]).abs() <= tolerance * moved).all()) for n in a.state):
+        size = max(float(a.state[n].abs().max()) for n in floating)  # where nothing moves, rounding is all there is
+        room = tolerance * moved + ROUNDING * torch.finfo(a.state[floating[0]].dtype).eps * max(1.0, size)
+        if not all(bool(((a.state[n] - b.state[n]).abs() <= room).all()) for n in a.state):
             return False
     return True
 

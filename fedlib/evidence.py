@@ -215,7 +215,7 @@ class Run:
         """Note one number. Raises ValueError when it is not finite, the seed is foreign, or it was noted already,
         TypeError for what is no number or no seed.
         """
-        if isinstance(value, bool | str | bytes):
+        if isinstance(value, str | bytes):
             raise TypeError(f"metric {metric!r}, seed {seed}: {value!r} is not a number")
         value, seed = float(value), index(seed)
         if not math.isfinite(value):

@@ -51,7 +51,7 @@ def run(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Chapters at once [default: cores; 1 at real and full].")
+        int | None, typer.Option(min=1, help="Chapters at once: by default as many as cores, at the full profile one.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run what is fresh, too, from the beginning.")] = False,
     on: Annotated[str | None, typer.Option(help="'ray': spread the runs over a Ray cluster.")] = None,
@@ -144,7 +144,7 @@ def _accept(slug: str, profile: str) -> None:
 def drift(
     slugs: Slugs = None,
     profile: Profile = "quick",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Chapters at once [default: cores].")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Chapters at once: by default as many as cores.")] = None,
 ) -> None:
     """Measure how far accepted numbers move on other processors (check allows for that there)."""
     from book import drift

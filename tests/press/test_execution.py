@@ -267,3 +267,15 @@ def test_explain_says_how_clients_were_trained(tree):
     records.write("demo", "quick", record)
     _, output = tree.press("run", "demo", "--explain")
     assert output.index("12 x  batched: 5 clients share the overhead of a step") < output.index("3 x  sequential")
+
+
+def test_a_run_reads_no_file_that_nobody_hashes(tree, tmp_path):
+    """Neither what lies beside the chapter nor the person's own start-up files can change a number."""
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "00.py").write_text("from fedlib import toy\ntoy.score = lambda *_: 7.0\n")
+    tree.monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    tree.add("demo", work="import statistics\nassert statistics.mean([1, 2]) == 1.5")
+    (chapters.folder("demo") / "statistics.py").write_text("mean = lambda _: 7.0\n")
+    assert tree.press("run", "demo")[0] == 0
+    assert records.read("demo", "quick")["evidence"]["metrics"]["score/ours"] == {"0": 0.5, "1": 0.51, "2": 0.52}

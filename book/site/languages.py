@@ -30,6 +30,12 @@ TEXTS = {
         "old": "{n} were measured with earlier code.",
         "earlier": "earlier code",
         "figure": "figure: the quick run",
+        "quick numbers": "These numbers are of the quick run, on small embedded data.",
+        "larger differ": "Larger runs came to something else:",
+        "more differ": "On {n} more the verdicts differ; see ",
+        "claims": "Claims",
+        "stop": ".",
+        "points": " points",
         "comma": ", ",
         "space": " ",
     },
@@ -40,10 +46,17 @@ TEXTS = {
         "old": "{n} 条由较早的代码测得。",
         "earlier": "较早的代码",
         "figure": "图：quick 配置的运行",
+        "quick numbers": "本章英文摘要中的数字来自 quick 配置的运行，使用内嵌的小数据。",
+        "larger differ": "较大的配置得出不同的判定：",
+        "more differ": "另有 {n} 条判定不同，见",
+        "claims": "结论一览",
+        "stop": "。",
+        "points": " 个百分点",
         "comma": "，",
         "space": "",
     },
 }
+FOLDED = "folded/zh"  # stands for the page where Chinese text is folded into an English one
 CHINESE = re.compile(r"[\u3000-\u9fff\uff00-\uffef]")
 
 

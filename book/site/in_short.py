@@ -19,7 +19,7 @@ SECTION, TWIN, MOST = "In short", "中文", 3
 
 
 def differing(slug: str) -> list[tuple[Claim, press.Best]]:
-    """The claims on which the best evidence and the quick run differ in verdict; the paper's own first, as on a card."""
+    """The claims whose verdicts differ between the best evidence and quick; the paper's own first, as on a card."""
     found = [(claim, press.best(slug, claim)) for claim in press.card(slug).claims]
     differ = [(claim, one) for claim, one in found if "quick" in dict(one.against)]
     return sorted(differ, key=lambda pair: pair[0].paper is None)

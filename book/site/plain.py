@@ -16,7 +16,7 @@ from itertools import count
 import nbformat
 from pybtex.database import parse_file
 
-from book.site import links, press, source
+from book.site import executed, links, press, source
 
 ROLE = re.compile(r"\{([a-z][a-z:-]*)\}`([^`]+)`")
 DIRECTIVE = re.compile(r"^( *)(`{3,}|:{3,})\{([a-z-]+)\} *(.*)\n((?:.*\n)*?) *\2 *$", re.MULTILINE)
@@ -102,9 +102,9 @@ def markdown(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def quoted(notebook: nbformat.NotebookNode) -> Mapping[str, str]:
     """The texts that the run has given names, for the prose to quote."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in notebook.cells for output in executed.visible(cell.get("outputs", []))]
     return {
-        output.metadata.scrapbook.name: ast.literal_eval(output.data[f"{press.GLUE_PREFIX}text/plain"])
+        output.metadata.scrapbook.name: ast.literal_eval(output.data[executed.GLUED])
         for output in outputs
         if "scrapbook" in output.get("metadata", {})
     }

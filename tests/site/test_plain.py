@@ -18,7 +18,9 @@ EQUATION = "$$\na = b . % cheap\n$$ (feddf-one)"
 def tell() -> plain.Plain:
     """Of a notebook with one quoted number and one equation."""
     scrap = {"scrapbook": {"name": "gain", "mime_prefix": press.GLUE_PREFIX}}
-    output = nbformat.v4.new_output("display_data", {f"{press.GLUE_PREFIX}text/plain": "'+1.2 points'"}, metadata=scrap)
+    output = nbformat.v4.new_output(
+        "display_data", {f"{press.GLUE_PREFIX}text/plain": "'-1.2 points of 1-2, pre-2'"}, metadata=scrap
+    )
     cells = [nbformat.v4.new_code_cell("1", outputs=[output]), nbformat.v4.new_markdown_cell(EQUATION)]
     return plain.Plain("feddf", nbformat.v4.new_notebook(cells=cells), SITE)
 
@@ -26,7 +28,7 @@ def tell() -> plain.Plain:
 @pytest.mark.parametrize(
     ("myst", "expected"),
     [
-        ("It is {glue:text}`gain`.", "It is +1.2 points."),
+        ("It is {glue:text}`gain`.", "It is −1.2 points of 1-2, pre-2."),
         ("{cite:t}`mcmahan2017communication`", "McMahan et al. (2017)"),
         ("{cite}`mcmahan2017communication,lin2020ensemble`", "(McMahan et al., 2017; Lin et al., 2020)"),
         ("{term}`Rounds <round>` and a {term}`server`", "Rounds and a server"),
@@ -41,7 +43,7 @@ def tell() -> plain.Plain:
         ("```{evidence} real\n:metrics: a/*\n```", f"*On the page: [evidence real]({PAGE})*"),
         ("  ```{equation} feddf-one\n  :test: t\n  ```", f"  {TOLD}"),
         ("```{code-of} fedlib.losses.kd\n:test: t\n```", f"Code: [`fedlib.losses.kd`]({SITE}fedlib/losses.html#kd)"),
-        ("```{dropdown} Answer\nNo: {glue:text}`gain`.\n```", "**Answer**\n\nNo: +1.2 points."),
+        ("```{dropdown} Answer\nNo: {glue:text}`gain`.\n```", "**Answer**\n\nNo: −1.2 points of 1-2, pre-2."),
         ("````{admonition} Two\n```{claims}\n```\n````", f"**Two**\n\n*On the page: [claims]({PAGE})*"),
         ("```bash\nmake book\n```", "```bash\nmake book\n```"),
     ],

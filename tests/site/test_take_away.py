@@ -59,7 +59,7 @@ def test_notebooks_for_colab_are_plain_markdown_and_install_the_library_first(si
     call = [sys.executable, chapters.ROOT / ".github" / "colab.py", tmp_path, "--source", "somewhere"]
     subprocess.run(call, check=True, cwd=tmp_path)
     found = sorted(tmp_path.glob("*.ipynb"))
-    assert [path.stem for path in found] == sorted(press.slugs())
+    assert {path.stem for path in found} == set(press.slugs())
     for path in found:
         no_myst(path)
         assert "fedlib @ somewhere" in nbformat.read(path, as_version=4).cells[0].source

@@ -10,8 +10,13 @@ import sys
 from pathlib import Path
 
 import nbformat
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from book.site import notebooks, press  # noqa: E402
+
 INSTALL = """\
 # Only where the library is not there yet, as on Colab.
 import importlib.util
@@ -35,16 +40,13 @@ def main() -> None:
     parser.add_argument("dest", type=Path)
     parser.add_argument("--source", required=True, help="what pip installs fedlib from")
     given = parser.parse_args()
-    executed = sorted((ROOT / "_build" / "executed").glob("*/quick.ipynb"))
-    found = [
-        path for path in executed if (ROOT / "papers" / path.parent.name / "chapter.md").exists()
-    ]  # not a former one's
+    found = [slug for slug in press.slugs() if press.executed_path(slug).exists()]
     if not found:
         sys.exit("colab.py: no executed notebook under _build/executed; run `make book` first")
+    site = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
     given.dest.mkdir(parents=True, exist_ok=True)
-    for path in found:
-        notebook = for_colab(nbformat.read(path, as_version=4), given.source)
-        nbformat.write(notebook, given.dest / f"{path.parent.name}.ipynb")
+    for slug in found:
+        nbformat.write(for_colab(notebooks.shipped(slug, site), given.source), given.dest / f"{slug}.ipynb")
     print(f"{len(found)} notebooks in {given.dest}")
 
 

@@ -17,6 +17,7 @@ EXTENSIONS = (
     "executed",
     "notebooks",
     "card",
+    "in_short",
     "ledger",
     "evidence",
     "source",

@@ -164,8 +164,9 @@ def places(config: Config, slug: str, document: str) -> list[Cell]:
     name = config.html_theme_options.get("repository_url", "").removeprefix("https://github.com/")
     colab = f"https://colab.research.google.com/github/{name}/blob/notebooks/{slug}.ipynb"
     download = notebooks.link("Download the notebook", slug, document)
+    packed = notebooks.link("as zip", slug, document, ".zip")
     return [
-        *([download] if download else []),
+        *([[download, " (where this page was opened from a file: ", packed, ")"]] if download and packed else []),
         elements.link("Source of this page", source.address(config, f"{press.document_of(slug)}.md")),
         [elements.link("Open in Colab", colab), " (as last published; needs a network and a Google account)"],
     ]

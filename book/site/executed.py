@@ -25,6 +25,8 @@ from book.site import elements, press
 
 LOG = logging.getLogger(__name__)
 QUOTED = re.compile(r"\{glue:text\}`([^`:]+)")
+HYPHEN = re.compile(r"(?<![\w.])-(?=\d)")  # before a number: a minus
+GLUED = f"{press.GLUE_PREFIX}text/plain"
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 
 # The reader is called with text only: what it must know, and what it learns, passes through here, one page at a time.
@@ -73,11 +75,17 @@ def fill_gaps(notebook: nbformat.NotebookNode, text: str) -> None:
 
 
 def visible(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Outputs without what is meant for the press alone (a run's evidence as JSON); its table stays."""
+    """Outputs without what is meant for the press alone (a run's evidence as JSON); its table stays.
+
+    Numbers that the prose quotes get a true minus sign, as those of the tables have.
+    """
     shown = []
     for output in outputs:
         if press.EVIDENCE in output.get("data", {}):
             data = {kind: content for kind, content in output.data.items() if kind != press.EVIDENCE}
+            output = nbformat.from_dict({**output, "data": data})
+        if GLUED in output.get("data", {}):
+            data = {**output.data, GLUED: HYPHEN.sub("−", output.data[GLUED])}
             output = nbformat.from_dict({**output, "data": data})
         shown.append(output)
     return shown

@@ -40,7 +40,7 @@ class FindingDirective(BookDirective):
             known = {one.id: one for one in card.claims}
             if claim not in known:
                 raise self.error(f"finding: papers/{slug}/paper.yml has no claim {claim!r}")
-            signs = best.verdict(press.best(slug, known[claim]), self.env.docname)
+            signs = best.verdict(press.best(slug, known[claim]), self.env.docname, known[claim])
             said, _ = self.parse_inline(" ".join(self.content), lineno=self.lineno)
             box += elements.paragraph([*signs, " ", said or known[claim].statement], "finding-claim")
         figures = figures_of(slug)

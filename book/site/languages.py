@@ -22,6 +22,16 @@ VERDICTS = {
     "fails": "不成立",
     "not run": "未运行",
 }
+PARTS = {
+    "Foundations": "基础",
+    "What travels": "传输的内容",
+    "Distillation": "蒸馏",
+    "Fusing models on the server": "服务器端的模型融合",
+    "Drift and forgetting on the client": "客户端的漂移与遗忘",
+    "Personal models": "个性化模型",
+    "Domains and medicine": "域与医学",
+    "Beyond federation": "联邦之外",
+}
 TEXTS = {
     "en": {
         "tally": "Of {whole} claims: {parts}",
@@ -30,6 +40,13 @@ TEXTS = {
         "old": "{n} were measured with earlier code.",
         "earlier": "earlier code",
         "figure": "figure: the quick run",
+        "unwritten": "{n} not yet written",
+        "quick numbers": "These numbers are of the quick run, on small embedded data.",
+        "larger differ": "Larger runs came to something else:",
+        "more differ": "On {n} more the verdicts differ; see ",
+        "claims": "Claims",
+        "stop": ".",
+        "points": " points",
         "comma": ", ",
         "space": " ",
     },
@@ -40,10 +57,18 @@ TEXTS = {
         "old": "{n} 条由较早的代码测得。",
         "earlier": "较早的代码",
         "figure": "图：quick 配置的运行",
+        "unwritten": "{n} 篇尚未写成",
+        "quick numbers": "本章英文摘要中的数字来自 quick 配置的运行，使用内嵌的小数据。",
+        "larger differ": "较大的配置得出不同的判定：",
+        "more differ": "另有 {n} 条判定不同，见",
+        "claims": "结论一览",
+        "stop": "。",
+        "points": " 个百分点",
         "comma": "，",
         "space": "",
     },
 }
+FOLDED = "folded/zh"  # stands for the page where Chinese text is folded into an English one
 CHINESE = re.compile(r"[\u3000-\u9fff\uff00-\uffef]")
 
 
@@ -55,6 +80,11 @@ def of(page: str) -> str:
 def verdict(word: str, page: str) -> str:
     """A verdict in the language of a page."""
     return VERDICTS[word] if of(page) == "zh" else word
+
+
+def part(name: str, page: str) -> str:
+    """A part of the book in the language of a page."""
+    return PARTS[name] if of(page) == "zh" else name
 
 
 def say(what: str, page: str) -> str:

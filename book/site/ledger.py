@@ -29,7 +29,7 @@ class ClaimsDirective(BookDirective):
                 card = press.card(slug)
                 if card.claims:
                     title = elements.page_link(card.title, press.document_of(slug), self.env.docname)
-                    found += [nodes.rubric("", "", title), ledger(slug), *explanations(slug)]
+                    found += [nodes.rubric("", "", title), ledger(slug), *earlier(slug), *explanations(slug)]
             return found or [elements.paragraph("No chapter has claims yet.")]
         here = press.slug_of(self.env.docname)
         if here is None or scope:
@@ -38,7 +38,7 @@ class ClaimsDirective(BookDirective):
             )
         if not press.card(here).claims:
             return [elements.paragraph("This chapter makes no claims yet.")]
-        return [ledger(here), *explanations(here)]
+        return [ledger(here), *earlier(here), *explanations(here)]
 
 
 def ledger(slug: str) -> nodes.table:
@@ -66,16 +66,23 @@ def measured_cell(slug: str, claim: Any, profile: str) -> Cell:
     if seen.value is None:
         return elements.stack(label, elements.badge(seen.verdict), elements.inline(seen.problem, "source"))
     difference = bool(claim.against)
-    lines: list[Cell] = [
+    return elements.stack(
         label,
         elements.badge(seen.verdict),
         elements.quantity(seen.value, claim.unit, difference),
         elements.inline(elements.span(seen.low, seen.high, claim.unit), "source"),
+    )
+
+
+def earlier(slug: str) -> list[Node]:
+    """Under a ledger: the profiles whose column was measured with code that has changed since, and its commit."""
+    found = [(profile, press.measured(slug, profile)) for profile in press.BEST_FIRST]
+    old = [
+        [elements.inline(profile, "profile"), elements.label(f"measured with earlier code ({one.commit})", "earlier")]
+        for profile, one in found
+        if one and one.earlier
     ]
-    found = press.measured(slug, profile)
-    if seen.earlier and found:
-        lines.append(elements.label(f"measured with earlier code ({found.commit})", "earlier"))
-    return elements.stack(*lines)
+    return [elements.paragraph(elements.join(old, " · "), "origin")] if old else []
 
 
 def narrow_label(text: str) -> Cell:

@@ -1,32 +1,43 @@
-"""The executed notebooks, shipped with the site: downloads that work from a server, from a file and in the archive."""
+"""The executed notebooks, shipped with the site as files to download, in plain Markdown.
+
+From a server the link saves the notebook. Where a page was opened from a file, in the archive of the site for one,
+Chromium shows the JSON instead. It does save a zip, so each notebook comes as one, too.
+"""
 
 from __future__ import annotations
 
 from html import escape
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from book.site import executed, press
+from book.site import executed, plain, press
 
 FOLDER = "notebooks"
 
 
-def link(words: str, slug: str, document: str) -> nodes.raw | None:
-    """A link from a page that saves the chapter's notebook; None where the chapter was never executed."""
+def link(words: str, slug: str, document: str, ending: str = "") -> nodes.raw | None:
+    """A link from a page to the chapter's notebook, or with ``.zip`` to its zip; None where it was never executed."""
     if not press.executed_path(slug).exists():
         return None
     up = "../" * document.count("/")
-    text = f'<a class="reference external" href="{up}{FOLDER}/{slug}.ipynb" download>{escape(words)}</a>'
+    text = f'<a class="reference external" href="{up}{FOLDER}/{slug}.ipynb{ending}" download>{escape(words)}</a>'
     return nodes.raw("", text, format="html")
 
 
-def shipped(slug: str) -> nbformat.NotebookNode:
-    """The quick run as the page shows it: without what is for the press alone, and without messages of the machine."""
+def shipped(slug: str, site: str) -> nbformat.NotebookNode:
+    """The quick run as the page shows it: without what is for the press alone, and without messages of the machine.
+
+    Its text is plain Markdown, with links to the book at ``site``.
+    """
     notebook = nbformat.read(press.executed_path(slug), as_version=4)
+    tell = plain.Plain(slug, notebook, site)
+    for cell in plain.markdown(notebook):
+        cell.source = tell(cell.source)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             shown = executed.visible(cell.outputs)
@@ -43,7 +54,12 @@ def write(app: Sphinx, error: Exception | None) -> None:
     folder.mkdir(exist_ok=True)
     for slug in press.slugs():
         if press.executed_path(slug).exists():
-            nbformat.write(shipped(slug), folder / f"{slug}.ipynb")
+            text = nbformat.writes(shipped(slug, app.config.html_baseurl)) + "\n"
+            (folder / f"{slug}.ipynb").write_text(text, encoding="utf-8")
+            with ZipFile(folder / f"{slug}.ipynb.zip", "w", ZIP_DEFLATED) as packed:
+                packed.writestr(
+                    ZipInfo(f"{slug}.ipynb"), text, ZIP_DEFLATED
+                )  # no time of day: the same bytes each time
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from docutils import nodes
 from docutils.nodes import Node
 from sphinx.application import Sphinx
 
-from book.site import card, elements, press
+from book.site import card, elements, languages, press
 from book.site.elements import Cell
 from book.site.rebuild import BookDirective
 
@@ -47,17 +47,15 @@ class PartsDirective(BookDirective):
 
     def run(self) -> list[Node]:
         self.draws_press()
-        written = press.slugs()
+        written, here = press.slugs(), self.env.docname
         items = []
         for part in press.PARTS:
             chapters = [slug for slug in written if press.card(slug).part == part]
             waiting = sum(entry.part == part and entry.slug not in written for entry in press.entries())
-            links: list[Cell] = [
-                elements.page_link(press.card(s).title, press.document_of(s), self.env.docname) for s in chapters
-            ]
+            links: list[Cell] = [elements.page_link(press.card(s).title, press.document_of(s), here) for s in chapters]
             if waiting:
-                links.append(elements.label(f"{waiting} not yet written", "unwritten"))
-            items.append((part, elements.stack(*links)))
+                links.append(elements.label(languages.say("unwritten", here).format(n=waiting), "unwritten"))
+            items.append((languages.part(part, here), elements.stack(*links)))
         return [elements.definitions(items, "parts")]
 
 

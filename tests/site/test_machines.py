@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pybtex.database import parse_string
 
-from book.site import press
+from book.site import languages, press
 
 pytestmark = pytest.mark.site
 
@@ -104,3 +104,14 @@ def test_the_chinese_page_says_its_language_and_has_no_holes(site):
     assert '<span lang="en" class="verdict verdict-holds">✓ holds</span>' in text
     assert re.search(r'<span class="verdict verdict-holds">✓ 成立</span>', text)
     assert re.search(r'lang="en"[^>]*>(?:<span[^>]*>)?Foundations: federated averaging<', text)
+
+
+@pytest.mark.site
+def test_the_chinese_home_names_the_parts_in_chinese_and_leads_to_how_to_read(site):
+    body = (site / "book/pages/zh.html").read_text(encoding="utf-8")
+    text = body[body.index('<div lang="zh"') :]
+    assert set(languages.PARTS) == set(press.PARTS)
+    for part in press.PARTS:
+        assert languages.PARTS[part] in text
+    assert "not yet written" not in text
+    assert 'href="how-to-read.html"' in text

@@ -190,8 +190,8 @@ class TestRounds(Planted):
         Fault(
             "loss-of-a-client-less",
             "federation.py",
-            '"loss": sum(seen.losses) / len(clients)',
-            '"loss": sum(seen.losses[1:]) / len(clients)',
+            "loss = sum(seen.losses) / len(clients)",
+            "loss = sum(seen.losses[1:]) / len(clients)",
             "the mean local loss leaves the first client out",
             tests=("test_planted.py::test_the_loss_of_a_round_is_the_mean_over_its_clients",),
         ),
@@ -230,8 +230,8 @@ class TestRounds(Planted):
         Fault(
             "nonsense-after-a-round-is-recorded",
             "federation.py",
-            "if require.all_finite([*require.tensors_in(self.state, own), *memory]):",
-            "if require.all_finite([*require.tensors_in(own), *memory]):",
+            "if require.all_finite([*require.tensors_in(self.state), *kept]):",
+            "if require.all_finite(kept):",
             "a server's model that is no longer finite goes on to the next round",
             tests=("test_not_finite.py::test_whatever_is_not_finite_after_a_round_is_named_and_undone",),
         ),

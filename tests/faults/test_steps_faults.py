@@ -374,7 +374,7 @@ class TestTogether(Planted):
             "context = _Asked(received[0 if shared else k], shaken(own), ",
             "context = _Asked(received[0 if shared else k], own, ",
             "a sum over clients of tensors that start at zero passes for a term of each client",
-            tests=("test_promise.py::test_a_sum_over_clients_of_controls_that_start_at_zero",),
+            tests=("test_promise.py::test_what_cannot_be_shaken_at_all_is_computed_one_by_one",),
         ),
         Fault(
             "threads-mix-up-losses",

@@ -38,10 +38,10 @@ def write(slug: str, stem: str, record: Record) -> None:
 
 def belongs(record: Record, slug: str, stem: str) -> bool:
     """Whether a record is that of this chapter's run of this name, and not a copy of another one's."""
-    given = {name: value for name, value in record["parameters"].items() if name != "profile"}
-    part = record.get("part")
-    name = parameters.stem(record["profile"], given, part and tuple(part))
-    return (record["slug"], record["parameters"].get("profile"), name) == (slug, record["profile"], stem)
+    told, part = record.get("parameters", {}), record.get("part")
+    given = {name: value for name, value in told.items() if name != "profile"}
+    name = parameters.stem(str(record.get("profile")), given, part and tuple(part))
+    return (record.get("slug"), told.get("profile"), name) == (slug, record.get("profile"), stem)
 
 
 def published(notebook: Mapping[str, Any]) -> dict[str, Any] | None:

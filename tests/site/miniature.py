@@ -199,6 +199,7 @@ class Book:
         record = {
             "slug": "mini",
             "profile": "quick",
+            "parameters": {"profile": "quick"},
             "status": status,
             "error": {"type": "ValueError", "message": "it broke"} if status == "failed" else None,
             "dependencies": dependencies,

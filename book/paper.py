@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import which
 
 from book import cards, chapters, files, website
 from book.errors import PressError
@@ -36,7 +36,7 @@ def write(target: Path, site: Path | None = None, documents: list[str] | None = 
     documents = documents if documents is not None else contents()
     if missing := [name for name in documents if not (site / f"{name}.html").is_file()]:
         raise PressError(f"{site / missing[0]}.html is missing; build the website first: python -m book build")
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    browser = next((found for name in BROWSERS if (found := which(name))), None)
     if browser is None:
         raise PressError(
             "Chromium prints the book, and is not installed; on Debian and Ubuntu: apt-get install chromium"

@@ -100,7 +100,7 @@ def book(tree, monkeypatch, whole):
     monkeypatch.setattr(runner, "Child", Child)
     monkeypatch.setattr(website, "_sphinx", sphinx)
     monkeypatch.setattr(paper, "printed_pages", lambda *_: iter(()))
-    monkeypatch.setattr(paper.shutil, "which", lambda name: name)
+    monkeypatch.setattr(paper, "which", lambda name: name)
     if not whole.exists():
         fill(tree)
         shutil.copytree(tree.root, whole)

@@ -126,7 +126,7 @@ def test_a_build_killed_between_its_two_renames_leaves_a_website(tree, monkeypat
         website.serve(0).server_close()
     elif command == "pdf":
         monkeypatch.setattr(paper, "printed_pages", lambda *_: iter(()))
-        monkeypatch.setattr(paper.shutil, "which", lambda name: name)
+        monkeypatch.setattr(paper, "which", lambda name: name)
         (tree.root / "_toc.yml").write_text("root: index\nparts: []\n")
         assert tree.press("pdf")[0] == 0
     elif command == "failing build":

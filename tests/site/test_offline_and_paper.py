@@ -80,7 +80,7 @@ def test_no_site_no_archive_and_no_paper(tmp_path):
 
 def test_paper_needs_chromium(tmp_path, monkeypatch):
     (tmp_path / "page.html").write_text("hello")
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(paper, "which", lambda name: None)
     with pytest.raises(PressError, match="Chromium prints the book"):
         paper.write(tmp_path / "book.pdf", tmp_path, ["page"])
 

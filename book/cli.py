@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from book import board, chapters, cluster, runner
-from book import jobs as plans
+from book import board, chapters, cluster, jobs as plans, runner
 from book.errors import PressError
 
 app = typer.Typer(

@@ -10,88 +10,24 @@ import math
 import numbers
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fedlib import choice, devices, inputs, require, rng
-from fedlib.executors import Context, Executor, Objective, Task
-from fedlib.kept import Kept
+from fedlib.executors import Context, Executor, Task
+from fedlib.jobs import Job as Job, Work as Work, together as together
+from fedlib.kept import Kept, held, require_finite
 from fedlib.ledger import Ledger, payload_bytes
 from fedlib.models.net import Net, State
-from fedlib.optim import SGD
+from fedlib.rounds import Augment as Augment, Local as Local, Phase as Phase, Prepare as Prepare, Round as Round
 
 if TYPE_CHECKING:
     from fedlib.algorithms.fedavg import FedAvg
 
 CROWD = 256  # clients whose states are held at once where the server needs nothing but their mean
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]
-
-
-@dataclass(frozen=True)
-class Local:
-    """How a client trains: epochs over its samples in shuffled batches, SGD started afresh every round.
-
-    ``lr_decay`` multiplies the learning rate after every round; ``augment(x, generator)`` changes each batch. Raises
-    ValueError for numbers that cannot work.
-    """
-
-    epochs: int = 1
-    batch_size: int = 32
-    lr: float = 0.1
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    lr_decay: float = 1.0
-    augment: Augment | None = None
-
-    def __post_init__(self) -> None:
-        checked = {
-            "epochs": require.whole("epochs", self.epochs),
-            "batch_size": require.whole("batch_size", self.batch_size, 1),
-            "lr": require.real("lr", self.lr, above=0),
-            "momentum": require.real("momentum", self.momentum, least=0, below=1),
-            "weight_decay": require.real("weight_decay", self.weight_decay, least=0),
-            "lr_decay": require.real("lr_decay", self.lr_decay, above=0),
-        }
-        for name, value in checked.items():  # plain numbers, whatever type they came in: a checkpoint names them
-            object.__setattr__(self, name, value)
-        if not (self.augment is None or callable(self.augment)):
-            raise ValueError(f"augment must be a function of (x, generator) or None, got {self.augment!r}")
-
-    def optimiser(self) -> SGD:
-        """The clients' optimiser."""
-        return SGD(self.lr, self.momentum, self.weight_decay)
-
-
-@dataclass
-class Phase:
-    """One stretch of local work: an objective on samples (x, y), client k using the rows ``split[k]``."""
-
-    objective: Objective
-    x: Tensor
-    y: Tensor
-    split: Sequence[Tensor]
-    epochs: int
-    augment: Augment | None = None
-
-
-@dataclass
-class Round:
-    """What an observer sees after a round: who took part, the states they started from and ended local work with,
-    what they uploaded, and their mean local losses; lists in the order of ``clients``.
-    """
-
-    number: int
-    clients: list[int]
-    received: list[State]
-    states: list[State]
-    uploads: list[State]
-    losses: list[float]
-
 
 Observer = Callable[["Federation", Round], dict[str, Any] | None]
 
@@ -204,11 +140,11 @@ class Federation:
 
         Raises NotFinite, and leaves the federation as it was, when what comes of it is not finite.
         """
-        before, old = Kept(self), self._held()
+        before, old = Kept(self), held(self)
         try:
             for job in (algorithm or self.algorithm).aggregate(self, uploads, weights) or ():
                 job.do(())
-            self._require_finite("server step", old)
+            require_finite(self, "server step", old)
         except BaseException:
             before.bring_back()
             raise
@@ -216,7 +152,7 @@ class Federation:
     def _round(self) -> Iterator[Job]:
         """One round: yields the jobs that have to be done before it goes on, each phase's local work above all."""
         start, number, algorithm = time.perf_counter(), self.round, self.algorithm
-        clients, old = self.sample(number), self._held()
+        clients, old = self.sample(number), held(self)
         sent = algorithm.broadcast(self)
         base = {**self.state, **sent}
         base = {n: base[n] for n in self.state}
@@ -245,7 +181,7 @@ class Federation:
         self.ledger.down.append(down)
         self.ledger.up.append(up)
         yield from algorithm.aggregate(self, seen.uploads, share / share.sum()) or ()
-        self._require_finite(f"round {number}", old, clients, seen.uploads)
+        require_finite(self, f"round {number}", old, clients, seen.uploads)
         loss = sum(seen.losses) / len(clients)
         if not math.isfinite(loss):
             raise require.NotFinite(f"round {number}: the executor's losses are {seen.losses}, not finite numbers")
@@ -261,39 +197,6 @@ class Federation:
             row |= _columns(observe(self, seen), row, number)
         self.history.append(row)
         self.round += 1
-
-    def _held(self) -> dict[int, tuple[Tensor, int]]:
-        """The tensors in memory and of the clients, kept alive, each with the number of changes made in it."""
-        return {id(t): (t, t._version) for t in require.tensors_in(self.memory, self.own)}
-
-    def _require_finite(
-        self,
-        when: str,
-        old: Mapping[int, tuple[Tensor, int]],
-        clients: Sequence[int] = (),
-        uploads: Sequence[State] = (),
-    ) -> None:
-        """Raises NotFinite when the server's model, its memory or what these clients keep is not finite, but for
-        ``old`` tensors that nobody changed; names the first upload that is not, if one is.
-        """
-        own = {k: self.own[k] for k in clients if k in self.own}
-        kept = [t for t in require.tensors_in(self.memory, own) if old.get(id(t), (t, -1))[1] != t._version]
-        if require.all_finite([*require.tensors_in(self.state), *kept]):
-            return
-        sent = zip(clients, uploads, strict=True) if len(clients) == len(uploads) else ()
-        parts = [(f"what client {k} sent", state) for k, state in sent]
-        parts += [(f"what client {k} keeps", state) for k, state in own.items()]
-        parts += [("the server's model", self.state), ("the server's memory", self.memory)]
-        what, name, tensor = next(
-            (what, n, t)
-            for what, value in parts
-            for n, t in require.named_tensors(value)
-            if not require.all_finite([t])
-        )
-        raise require.NotFinite(
-            f"{when}: {what} is not finite, {name}: {require.share_of_nonsense(tensor)}; nothing of it was recorded "
-            "(try a lower learning rate of the clients or the server, fewer local epochs, or dtype=torch.float64)"
-        )
 
     def _crowds(self, clients: list[int]) -> list[list[int]]:
         """The round's clients in parts whose states are in memory together: all, unless they are very many.
@@ -338,88 +241,6 @@ class Federation:
             augment=phase.augment,
             key=(self.seed, "augment", self.round, k, i),
         )
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """Raw samples to the network's input, in the network's floating type."""
-
-    prepare: Callable[[Tensor], Tensor]
-    dtype: torch.dtype
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Inputs [B, ...] of raw samples [B, ...]."""
-        return self.prepare(x).to(self.dtype)
-
-
-class Job(Protocol):
-    """Work that a round waits for, and that may be done for several federations at once."""
-
-    def fits(self, other: Any) -> bool:
-        """Whether the other job may be done by the same call."""
-
-    def do(self, others: Sequence[Any]) -> None:
-        """Do this job together with ``others`` that fit."""
-
-
-@dataclass(eq=False)
-class Work:
-    """Local work of one phase: when it is done, the tasks have new states and ``losses`` their losses."""
-
-    executor: str | Executor
-    net: Net
-    tasks: list[Task]
-    objective: Objective
-    optimiser: SGD
-    lr: float
-    losses: list[float] = field(default_factory=list)
-
-    def fits(self, other: Any) -> bool:
-        """Whether the other's clients may be trained by the same call."""
-        return isinstance(other, Work) and self._kind() == other._kind()
-
-    def _kind(self) -> tuple:
-        task = self.tasks[0]
-        samples = task.prepare, task.augment, *((t.shape[1:], t.dtype) for t in (task.x, task.y))
-        return self.executor, self.objective, self.optimiser, self.lr, self.net.form, task.context.round, *samples
-
-    def do(self, others: Sequence[Work] = ()) -> None:
-        """Train the clients of all."""
-        tasks = [t for work in (self, *others) for t in work.tasks]
-        chosen = choice.choose(self.executor, self.net, tasks, self.objective)
-        choice.taken[str(chosen)] += 1
-        losses = iter(chosen.executor(self.net, tasks, self.objective, self.optimiser, self.lr))
-        for work in (self, *others):
-            work.losses = [next(losses) for _ in work.tasks]
-
-
-def together(federations: Sequence[Federation], rounds: int) -> None:
-    """Play rounds of several federations side by side, such as the seeds of one setting.
-
-    Each gets the results that it would get alone (to rounding; to the bit when clients are computed one by one). Those
-    that share an algorithm object, their local settings, the form of the network and the round's number train their
-    clients, and distil, in one call: where steps are small, ten seeds then cost little more than one. ``seconds`` of
-    their histories count the common time, which nobody can share out. When anything stops a round, every federation is
-    at the end of its last completed one, and can go on from there.
-    """
-    if len(set(map(id, federations))) < len(federations):
-        raise ValueError("a federation cannot play beside itself: it is in the list more than once")
-    for _ in range(require.whole("rounds", rounds)):
-        before = [Kept(f) for f in federations]
-        try:
-            _side_by_side([f._round() for f in federations])
-        except BaseException:
-            for kept in before:
-                kept.bring_back()
-            raise
-
-
-def _side_by_side(plays: Sequence[Iterator[Job]]) -> None:
-    while jobs := [job for play in plays if (job := next(play, None))]:
-        while jobs:
-            same = [job for job in jobs[1:] if jobs[0].fits(job)]
-            jobs[0].do(same)
-            jobs = [job for job in jobs[1:] if job not in same]
 
 
 def _columns(found: Mapping[str, Any] | None, row: Mapping[str, Any], number: int) -> Mapping[str, Any]:

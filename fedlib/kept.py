@@ -1,8 +1,14 @@
-"""What a federation is between two rounds, so that a round which fails can be undone."""
+"""What a federation is between two rounds: finite, and kept so that a round which fails can be undone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from fedlib import require
+from fedlib.models.net import State
 
 if TYPE_CHECKING:
     from fedlib.federation import Federation
@@ -33,3 +39,35 @@ def containers(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: containers(v) for k, v in value.items()}
     return [containers(v) for v in value] if isinstance(value, list) else value
+
+
+def held(fed: Federation) -> dict[int, tuple[Tensor, int]]:
+    """The tensors in memory and of the clients, kept alive, each with the number of changes made in it."""
+    return {id(t): (t, t._version) for t in require.tensors_in(fed.memory, fed.own)}
+
+
+def require_finite(
+    fed: Federation,
+    when: str,
+    old: Mapping[int, tuple[Tensor, int]],
+    clients: Sequence[int] = (),
+    uploads: Sequence[State] = (),
+) -> None:
+    """Raises NotFinite when the server's model, its memory or what these clients keep is not finite, but for
+    ``old`` tensors that nobody changed; names the first upload that is not, if one is.
+    """
+    own = {k: fed.own[k] for k in clients if k in fed.own}
+    kept = [t for t in require.tensors_in(fed.memory, own) if old.get(id(t), (t, -1))[1] != t._version]
+    if require.all_finite([*require.tensors_in(fed.state), *kept]):
+        return
+    sent = zip(clients, uploads, strict=True) if len(clients) == len(uploads) else ()
+    parts = [(f"what client {k} sent", state) for k, state in sent]
+    parts += [(f"what client {k} keeps", state) for k, state in own.items()]
+    parts += [("the server's model", fed.state), ("the server's memory", fed.memory)]
+    what, name, tensor = next(
+        (what, n, t) for what, value in parts for n, t in require.named_tensors(value) if not require.all_finite([t])
+    )
+    raise require.NotFinite(
+        f"{when}: {what} is not finite, {name}: {require.share_of_nonsense(tensor)}; nothing of it was recorded "
+        "(try a lower learning rate of the clients or the server, fewer local epochs, or dtype=torch.float64)"
+    )

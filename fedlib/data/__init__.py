@@ -5,11 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .dataset import Dataset as Dataset
-    from .loading import available as available
-    from .loading import load as load
-    from .loading import used as used
-    from .registry import DataCorrupt as DataCorrupt
-    from .registry import DataUnavailable as DataUnavailable
+    from .loading import available as available, load as load, used as used
+    from .registry import DataCorrupt as DataCorrupt, DataUnavailable as DataUnavailable
 
 _HOME = {
     "Dataset": "dataset",

@@ -4,21 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .lines import curves as curves
-    from .lines import histogram_loglog as histogram_loglog
-    from .lines import label_ends as label_ends
-    from .look import figure as figure
-    from .look import png as png
-    from .look import show as show
-    from .look import style as style
-    from .look import use as use
-    from .marks import bars as bars
-    from .marks import client_labels as client_labels
-    from .marks import heatmap as heatmap
-    from .surfaces import decision_map as decision_map
-    from .surfaces import samples as samples
-    from .waits import survival_curves as survival_curves
-    from .waits import waiting_map as waiting_map
+    from .lines import curves as curves, histogram_loglog as histogram_loglog, label_ends as label_ends
+    from .look import figure as figure, png as png, show as show, style as style, use as use
+    from .marks import bars as bars, client_labels as client_labels, heatmap as heatmap
+    from .surfaces import decision_map as decision_map, samples as samples
+    from .waits import survival_curves as survival_curves, waiting_map as waiting_map
 
 _HOME = {
     "bars": "marks",

@@ -4,14 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .generator import Adversarial as Adversarial
-    from .generator import ConvGenerator as ConvGenerator
-    from .generator import MLPGenerator as MLPGenerator
-    from .impressions import Impressions as Impressions
-    from .impressions import ImpressionsInTurn as ImpressionsInTurn
-    from .server import Given as Given
-    from .server import SourcedFedDF as SourcedFedDF
-    from .server import noise as noise
+    from .generator import Adversarial as Adversarial, ConvGenerator as ConvGenerator, MLPGenerator as MLPGenerator
+    from .impressions import Impressions as Impressions, ImpressionsInTurn as ImpressionsInTurn
+    from .server import Given as Given, SourcedFedDF as SourcedFedDF, noise as noise
 
 _HOME = {
     "Adversarial": "generator",

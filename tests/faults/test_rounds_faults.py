@@ -221,7 +221,7 @@ class TestRounds(Planted):
         ),
         Fault(
             "different-rates-are-one-call",
-            "federation.py",
+            "jobs.py",
             "self.executor, self.objective, self.optimiser, self.lr, self.net.form",
             "self.executor, self.objective, self.optimiser, self.net.form",
             "federations in rounds of different learning rates are trained with one of them",
@@ -229,8 +229,8 @@ class TestRounds(Planted):
         ),
         Fault(
             "nonsense-after-a-round-is-recorded",
-            "federation.py",
-            "if require.all_finite([*require.tensors_in(self.state), *kept]):",
+            "kept.py",
+            "if require.all_finite([*require.tensors_in(fed.state), *kept]):",
             "if require.all_finite(kept):",
             "a server's model that is no longer finite goes on to the next round",
             tests=("test_not_finite.py::test_whatever_is_not_finite_after_a_round_is_named_and_undone",),

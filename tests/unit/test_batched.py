@@ -17,8 +17,7 @@ from federations import (
     samples,
     small,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from fedlib import promise, rng

@@ -14,16 +14,14 @@ import numpy as np
 import pytest
 import torch
 from docutils import nodes
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from typer.testing import CliRunner
 
 from benchmarks import cli, contenders, environments, measure, plots, results, tables, targets, workloads
 from benchmarks.contenders import CONTENDERS
 from benchmarks.errors import BenchmarkError, Skipped, Unknown
 from benchmarks.job import Job, Material, steps
-from benchmarks.workers import fedlib as ours
-from benchmarks.workers import floor, local, pfllib, plain
+from benchmarks.workers import fedlib as ours, floor, local, pfllib, plain
 from benchmarks.workers.__main__ import accuracy
 from book.site import benchmarks as page
 from fedlib import choice, rng

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from federations import ALGORITHMS, Normed, everything, federation, same
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from fedlib import losses, models

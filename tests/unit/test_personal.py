@@ -3,8 +3,7 @@
 import pytest
 import torch
 from federations import FLOAT, NORMABLE, Normed, everything, federation, same, samples
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from fedlib import metrics, partition, personal, rng

@@ -6,8 +6,7 @@ import sys
 import pytest
 import torch
 from federations import NORMABLE, Normed, everything, federation, public, same
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm as normal
 

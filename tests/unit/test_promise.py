@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from federations import FLOAT, NORMABLE, Normed, everything, federation, same, samples, small
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from fedlib import promise, rng

@@ -1,8 +1,7 @@
 """Streams are named by what they are for: nothing else moves them."""
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fedlib import rng
 

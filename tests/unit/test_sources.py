@@ -7,8 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from federations import everything, federation, public, same
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -25,9 +24,9 @@ from fedlib.sources import (
     ImpressionsInTurn,
     MLPGenerator,
     SourcedFedDF,
+    impressions as imp,
     noise,
 )
-from fedlib.sources import impressions as imp
 from fedlib.sources.generator import disagreement
 from fedlib.sources.server import Ensemble
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 from federations import FLOAT, Normed, small
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 

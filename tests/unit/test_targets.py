@@ -6,8 +6,7 @@ from statistics import fmean
 import pytest
 import torch
 from federations import FLOAT, NORMABLE, Normed, federation, public, same
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fedlib import metrics, observe
 from fedlib.algorithms import FedAvg, FedAvgM, FedDF, FedProx

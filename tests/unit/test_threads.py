@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from federations import ALGORITHMS, FLOAT, NORMABLE, Normed, everything, federation, same
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.nn.functional import cross_entropy
 
 from fedlib import rng

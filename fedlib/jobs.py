@@ -1,0 +1,86 @@
+"""Several federations side by side: work that fits together is done in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fedlib import choice, require
+from fedlib.executors import Executor, Objective, Task
+from fedlib.kept import Kept
+from fedlib.models.net import Net
+from fedlib.optim import SGD
+
+if TYPE_CHECKING:
+    from fedlib.federation import Federation
+
+
+class Job(Protocol):
+    """Work that a round waits for, and that may be done for several federations at once."""
+
+    def fits(self, other: Any) -> bool:
+        """Whether the other job may be done by the same call."""
+
+    def do(self, others: Sequence[Any]) -> None:
+        """Do this job together with ``others`` that fit."""
+
+
+@dataclass(eq=False)
+class Work:
+    """Local work of one phase: when it is done, the tasks have new states and ``losses`` their losses."""
+
+    executor: str | Executor
+    net: Net
+    tasks: list[Task]
+    objective: Objective
+    optimiser: SGD
+    lr: float
+    losses: list[float] = field(default_factory=list)
+
+    def fits(self, other: Any) -> bool:
+        """Whether the other's clients may be trained by the same call."""
+        return isinstance(other, Work) and self._kind() == other._kind()
+
+    def _kind(self) -> tuple:
+        task = self.tasks[0]
+        samples = task.prepare, task.augment, *((t.shape[1:], t.dtype) for t in (task.x, task.y))
+        return self.executor, self.objective, self.optimiser, self.lr, self.net.form, task.context.round, *samples
+
+    def do(self, others: Sequence[Work] = ()) -> None:
+        """Train the clients of all."""
+        tasks = [t for work in (self, *others) for t in work.tasks]
+        chosen = choice.choose(self.executor, self.net, tasks, self.objective)
+        choice.taken[str(chosen)] += 1
+        losses = iter(chosen.executor(self.net, tasks, self.objective, self.optimiser, self.lr))
+        for work in (self, *others):
+            work.losses = [next(losses) for _ in work.tasks]
+
+
+def together(federations: Sequence[Federation], rounds: int) -> None:
+    """Play rounds of several federations side by side, such as the seeds of one setting.
+
+    Each gets the results that it would get alone (to rounding; to the bit when clients are computed one by one). Those
+    that share an algorithm object, their local settings, the form of the network and the round's number train their
+    clients, and distil, in one call: where steps are small, ten seeds then cost little more than one. ``seconds`` of
+    their histories count the common time, which nobody can share out. When anything stops a round, every federation is
+    at the end of its last completed one, and can go on from there.
+    """
+    if len(set(map(id, federations))) < len(federations):
+        raise ValueError("a federation cannot play beside itself: it is in the list more than once")
+    for _ in range(require.whole("rounds", rounds)):
+        before = [Kept(f) for f in federations]
+        try:
+            _side_by_side([f._round() for f in federations])
+        except BaseException:
+            for kept in before:
+                kept.bring_back()
+            raise
+
+
+def _side_by_side(plays: Sequence[Iterator[Job]]) -> None:
+    while jobs := [job for play in plays if (job := next(play, None))]:
+        while jobs:
+            same = [job for job in jobs[1:] if jobs[0].fits(job)]
+            jobs[0].do(same)
+            jobs = [job for job in jobs[1:] if job not in same]

@@ -1,34 +1,28 @@
 """Which executor trains a round's clients: by name, or picked from the network, the sizes, the device and the threads.
 
-The pick is a rule, not a race: the same setting always takes the same way on the same kind of machine, so that its
-numbers can be reproduced. The rule's limits were read off measurements on a CPU, and ``benchmarks/`` shows for each of
-its workloads what the other executors would have taken.
+The pick is a rule, not a race: the same setting always takes the same way with the same number of threads, so that its
+numbers can be reproduced. On a CPU it rests on estimates (:mod:`fedlib.costs`); ``benchmarks/`` shows for each of its
+workloads what the other executors would have taken.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
+from fedlib import costs
 from fedlib.batched import batched, train_stacked, unstackable
 from fedlib.executors import Executor, Objective, Task, sequential
 from fedlib.models.net import Net
 from fedlib.stacking import faithful, obstacle
-from fedlib.threads import Threads
+from fedlib.threads import Threads, deal
 
 NAMES = ("auto", "sequential", "batched", "threads", "ray")
 
-# On a CPU, one computation for all clients wins while steps are small enough for overhead to rule them.
-FEW = 3  # clients
-POSITIONS = 64  # of a convolution's output map: grouped convolutions win up to 8 x 8
-PARAMETERS = 100_000  # beyond them weights no longer fit beside each other in the cache
-WASTE = 2.0  # samples computed for each real one, padding included
-# What a client's step costs one core, roughly: overhead alone or in a batch, and multiply-adds of the forward pass.
-STEP_ALONE, STEP_BATCHED, RATE = 0.15e-3, 0.05e-3, 4.5e9  # seconds, seconds, 1 / second
-WORTH = 10e-3  # seconds of local work for which several threads pay
+WASTE = 4.0  # on an accelerator, samples computed for each real one, padding included, beyond which a stack loses
+GAIN = 1.05  # what another way must win before it is taken instead of one client after the other
 
 
 taken: Counter[str] = Counter()
@@ -37,14 +31,15 @@ taken: Counter[str] = Counter()
 
 @dataclass(frozen=True)
 class Choice:
-    """An executor, its name, and why it was taken."""
+    """An executor, its name, why it was taken, and how long the round's local work should take."""
 
     executor: Executor
     name: str
     reason: str
+    estimate: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return f"{self.name}: {self.reason}{self.estimate and f'; {self.estimate}'}"
 
 
 def require(executor: str | Executor) -> str | Executor:
@@ -72,64 +67,93 @@ def choose(executor: str | Executor, net: Net, tasks: list[Task], objective: Obj
         return Choice(ray_executor(), executor, "as asked for")
     count = min(torch.get_num_threads(), len(tasks)) if net.device.type == "cpu" else 1
     if executor == "threads":
-        return _shared_out(max(2, count), _in_one_thread(net, tasks, objective, max(2, count)), "as asked for")
-    inner = _in_one_thread(net, tasks, objective, count)
-    if count == 1:
-        return inner
-    if (cost := _seconds(net, tasks, inner)) < WORTH:
-        return _in_one_thread(net, tasks, objective, 1)
-    return _shared_out(count, inner, f"about {cost:.2g} s of local work a round")
+        return _on_cpu(net, tasks, objective, [max(2, count)], "as asked for")
+    if net.device.type == "cpu":
+        return _on_cpu(net, tasks, objective, sorted({1, count}), "estimated to be fastest")
+    return _on_accelerator(net, tasks, objective)
 
 
-def overhead_rules(net: Net, x: torch.Tensor) -> str:
-    """Why one computation for several models would not be faster, in words; empty when it is. x [1, ...] is a sample.
+def overhead_rules(net: Net, x: torch.Tensor, models: int, samples: int) -> str:
+    """Why one computation for several models, with a batch of so many samples each, would not be faster, in words;
+    empty when it is. x [1, ...] is a sample.
 
-    On an accelerator it is, as single steps wait for their launch; on a CPU while steps are small.
+    On an accelerator it is, as single steps wait for their launch; on a CPU by estimate.
     """
     if reason := obstacle(net):
         return reason
     if net.device.type == "cpu":
-        if (most := net.work(x)[1]) > POSITIONS:
-            return f"grouped convolutions are slow for maps of {most} positions"
-        if (size := sum(t.numel() for t in net.module.state_dict().values())) > PARAMETERS:
-            return f"with {size:,} parameters, arithmetic rules a step and not overhead"
+        what = costs.work(net, x)
+        one, all_ = models * costs.alone(what, samples), costs.stacked(what, models, samples)
+        if one < GAIN * all_:
+            return f"{models} at once would take {all_ / one:.1f} times as long"
+    return _unfaithful(net, x)
+
+
+def _unfaithful(net: Net, x: torch.Tensor) -> str:
     return "" if faithful(net, x) else "its forward pass mixes clients that are computed together, or looks at values"
 
 
-def _shared_out(count: int, inner: Choice, reason: str) -> Choice:
-    return Choice(Threads(inner.executor, count), f"{count} threads, {inner.name}", f"{reason}; {inner.reason}")
+def _on_accelerator(net: Net, tasks: list[Task], objective: Objective) -> Choice:
+    padded = costs.waste([t.sizes for t in tasks])
+    if len(tasks) == 1:
+        reason = "one client alone"
+    elif padded > WASTE:
+        reason = f"uneven batches would be padded to {padded:.1f} times the samples"
+    else:
+        reason = _unstackable(net, tasks, objective)
+    if reason:
+        return Choice(sequential, "sequential", reason)
+    return Choice(train_stacked, "batched", f"{len(tasks)} clients share the launches of a step")
 
 
-def _in_one_thread(net: Net, tasks: list[Task], objective: Objective, count: int) -> Choice:
-    """Batched or sequential, for one of ``count`` parts of the tasks."""
-    one_by_one, together = partial(Choice, sequential, "sequential"), partial(Choice, train_stacked, "batched")
-    clients = len(tasks) // count
-    if clients < FEW and net.device.type == "cpu":
-        return one_by_one(f"{clients} clients at once gain nothing")
-    if reason := overhead_rules(net, tasks[0].input()):
-        return one_by_one(reason)
-    if (waste := _waste(tasks)) > WASTE:
-        return one_by_one(f"uneven batches would be padded to {waste:.1f} times the samples")
-    if reason := unstackable(net, objective, tasks):  # last, for it trains a little to find out
-        return one_by_one(reason)
-    return together(f"{clients} clients share the overhead of a step")
+def _unstackable(net: Net, tasks: list[Task], objective: Objective) -> str:
+    x = tasks[0].input()
+    return obstacle(net) or _unfaithful(net, x) or unstackable(net, objective, tasks)
 
 
-def _waste(tasks: list[Task]) -> float:
-    """Samples of a batched computation, padding included, for each real one."""
-    kinds = Counter(t.sizes for t in tasks)
-    padded = 0
-    for i in range(max(map(len, kinds))):
-        at_work = {sizes: clients for sizes, clients in kinds.items() if i < len(sizes)}
-        padded += max(sizes[i] for sizes in at_work) * sum(at_work.values())
-    return padded / sum(sum(sizes) * clients for sizes, clients in kinds.items())
+@dataclass(frozen=True)
+class _Way:
+    """``name`` of what each thread does, number of threads, and about how long it takes."""
+
+    name: str
+    threads: int
+    seconds: float
 
 
-def _seconds(net: Net, tasks: list[Task], inner: Choice) -> float:
-    """About how long one core would need for the local work."""
-    steps = sum(t.steps for t in tasks)
-    samples = sum(sum(t.sizes) for t in tasks)
-    return (
-        steps * (STEP_BATCHED if inner.name == "batched" else STEP_ALONE)
-        + samples * net.work(tasks[0].input())[0] / RATE
-    )
+def _on_cpu(net: Net, tasks: list[Task], objective: Objective, threads: list[int], reason: str) -> Choice:
+    """The way that should be fastest with one of these numbers of threads.
+
+    Whether clients can be computed together is found out last, where it would be done: it trains a little to find out.
+    """
+    ways = _ways(costs.work(net, tasks[0].input()), [t.sizes for t in tasks], threads)
+    plain, best = ways[0], min(ways, key=lambda way: way.seconds)
+    if plain.seconds < GAIN * best.seconds:
+        best = plain
+    if best.name == "batched" and (refused := _unstackable(net, tasks, objective)):
+        best = min((way for way in ways if way.name == "sequential"), key=lambda way: way.seconds)
+        return _chosen(best, refused, "")
+    other = min((way for way in ways if way.name != best.name), key=lambda way: way.seconds)
+    compared = f"{other.seconds:.2g} s {'one by one' if best.name == 'batched' else 'together'}"
+    return _chosen(best, reason, f" ({compared})")
+
+
+def _chosen(way: _Way, reason: str, compared: str) -> Choice:
+    estimate = f"about {way.seconds:.2g} s of local work a round{compared}"
+    inner: Executor = train_stacked if way.name == "batched" else sequential
+    if way.threads == 1:
+        return Choice(inner, way.name, reason, estimate)
+    return Choice(Threads(inner, way.threads), f"{way.threads} threads, {way.name}", reason, estimate)
+
+
+def _ways(what: costs.Work, sizes: list[tuple[int, ...]], threads: list[int]) -> list[_Way]:
+    """All ways with one of these numbers of threads, one client after the other first."""
+    ways = []
+    for count in threads:
+        shares = [[sizes[i] for i in share] for share in deal(list(map(sum, sizes)), count)]
+        for name, seconds, steps in (("sequential", costs.one_by_one, sum), ("batched", costs.together, max)):
+            each = [seconds(what, share) for share in shares]
+            if count > 1:
+                counted = [steps(map(len, share)) for share in shares]
+                each = [costs.in_threads(what, s, n) for s, n in zip(each, counted, strict=True)]
+            ways.append(_Way(name, count, max(each)))
+    return ways

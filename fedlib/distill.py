@@ -84,7 +84,11 @@ class Student:
         """Whether the other student may be fitted in the same computation."""
         if not isinstance(other, Student) or not isinstance(self.net, Net):
             return False
-        return self._kind() == other._kind() and choice.overhead_rules(self.net, self.x[:1]) == ""
+        return self._kind() == other._kind() and self._slow_alone()
+
+    def _slow_alone(self) -> bool:
+        few = 3  # students: as many as there are at least where several seeds are compared
+        return choice.overhead_rules(self.net, self.x[:1], few, min(self.how.batch_size, len(self.x))) == ""
 
     def _kind(self) -> tuple:
         return self.how, self.net.form, *((t.shape, t.dtype) for t in (self.x, self.teacher_logits))

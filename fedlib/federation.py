@@ -128,12 +128,19 @@ class Federation:
         together([self], 1)
 
     def explain(self) -> str:
-        """Which executor would train the next round's clients, and why, in words."""
+        """Which executor would train the next round's clients, and why, in words; with other federations beside this
+        one: :func:`fedlib.jobs.explain`.
+        """
+        work = self.local_work()
+        return "no local work" if work is None else str(work.choice())
+
+    def local_work(self) -> Work | None:
+        """What the next round's clients would do first; None when they do nothing. Plays nothing."""
         if not any(phase.epochs for phase in self.algorithm.phases(self)):
-            return "no local work"
+            return None
         work = next(self._round())
         assert isinstance(work, Work)
-        return str(choice.choose(self.executor, work.net, work.tasks, work.objective))
+        return work
 
     def aggregate(self, uploads: list[State], weights: Tensor, algorithm: FedAvg | None = None) -> None:
         """The server step alone, of this federation's algorithm or of another, with the jobs that it asks for.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedlib import choice, require
+from fedlib import choice, require, seen
 from fedlib.executors import Executor, Objective, Task
 from fedlib.kept import Kept
 from fedlib.models.net import Net
@@ -40,18 +41,38 @@ class Work:
 
     def fits(self, other: Any) -> bool:
         """Whether the other's clients may be trained by the same call."""
-        return isinstance(other, Work) and self._kind() == other._kind()
+        return isinstance(other, Work) and not self.unlike(other)
 
-    def _kind(self) -> tuple:
+    def unlike(self, other: Work) -> str:
+        """In what the other differs, so that its clients cannot be trained by the same call; empty when they can."""
+        mine, its = self._kind(), other._kind()
+        different = [name for name in mine if mine[name] != its[name]]
+        if not alike(self.objective, other.objective):
+            different.append("objective (method or its settings)")
+        return ", ".join(different)
+
+    def _kind(self) -> dict[str, Any]:
         task = self.tasks[0]
-        samples = task.prepare, task.augment, *((t.shape[1:], t.dtype) for t in (task.x, task.y))
-        return self.executor, self.objective, self.optimiser, self.lr, self.net.form, task.context.round, *samples
+        return {
+            "executor": self.executor,
+            "optimiser": self.optimiser,
+            "learning rate": self.lr,
+            "network": self.net.form,
+            "round": task.context.round,
+            "preparation of samples": (task.prepare, task.augment),
+            "shape or type of samples": [(t.shape[1:], t.dtype) for t in (task.x, task.y)],
+        }
+
+    def choice(self, others: Sequence[Work] = ()) -> choice.Choice:
+        """The executor for the clients of all."""
+        tasks = [t for work in (self, *others) for t in work.tasks]
+        return choice.choose(self.executor, self.net, tasks, self.objective)
 
     def do(self, others: Sequence[Work] = ()) -> None:
         """Train the clients of all."""
         tasks = [t for work in (self, *others) for t in work.tasks]
-        chosen = choice.choose(self.executor, self.net, tasks, self.objective)
-        choice.taken[str(chosen)] += 1
+        chosen = self.choice(others)
+        choice.taken[f"{chosen.name}: {chosen.reason}"] += 1
         losses = iter(chosen.executor(self.net, tasks, self.objective, self.optimiser, self.lr))
         for work in (self, *others):
             work.losses = [next(losses) for _ in work.tasks]
@@ -61,8 +82,9 @@ def together(federations: Sequence[Federation], rounds: int) -> None:
     """Play rounds of several federations side by side, such as the seeds of one setting.
 
     Each gets the results that it would get alone (to rounding; to the bit when clients are computed one by one). Those
-    that share an algorithm object, their local settings, the form of the network and the round's number train their
-    clients, and distil, in one call: where steps are small, ten seeds then cost little more than one. ``seconds`` of
+    that share an algorithm object, or have equal ones (:func:`alike`), their local settings, the form of the network
+    and the round's number train their clients, and distil, in one call: where steps are small, ten seeds then cost
+    little more than one; :func:`explain` says which do. ``seconds`` of
     their histories count the common time, which nobody can share out. When anything stops a round, every federation is
     at the end of its last completed one, and can go on from there.
     """
@@ -84,3 +106,34 @@ def _side_by_side(plays: Sequence[Iterator[Job]]) -> None:
             same = [job for job in jobs[1:] if jobs[0].fits(job)]
             jobs[0].do(same)
             jobs = [job for job in jobs[1:] if job not in same]
+
+
+def alike(one: Objective, other: Objective) -> bool:
+    """Whether two objectives are the same function of what they are given: the same object, or the same method of
+    objects of one class whose attributes are equal (numbers and words by value, anything else the same object).
+    """
+    if one == other:
+        return True
+    if not (isinstance(one, MethodType) and isinstance(other, MethodType) and one.__func__ is other.__func__):
+        return False
+    mine, its = one.__self__, other.__self__
+    return type(mine) is type(its) and seen.same(*(seen.facts(seen.attributes(owner)) for owner in (mine, its)))
+
+
+def explain(federations: Sequence[Federation]) -> str:
+    """How the next round of these federations side by side would train their clients: a line for each call, with the
+    executor and why, and in what it differs from the first. Plays nothing.
+    """
+    works = [federation.local_work() for federation in federations]
+    calls: list[list[Work]] = []
+    for work in filter(None, works):
+        home = next((call for call in calls if call[0].fits(work)), None)
+        calls.append([work]) if home is None else home.append(work)
+    lines = []
+    for call in calls:
+        clients, n = sum(len(work.tasks) for work in call), len(call)
+        line = f"one call for {n} federation{'s' * (n > 1)}, {clients} clients; {call[0].choice(call[1:])}"
+        lines.append(
+            line if call is calls[0] else f"{line}; apart from the first for another {calls[0][0].unlike(call[0])}"
+        )
+    return "\n".join(lines) or "no local work"

@@ -107,14 +107,14 @@ def facts(*things: Any) -> list:
         elif isinstance(thing, nn.Module):
             visit([{n: v for n, v in vars(m).items() if not n.startswith("_")} for m in thing.modules()])
         else:
-            visit(_attributes(thing))
+            visit(attributes(thing))
 
     for thing in things:
         visit(thing)
     return found
 
 
-def _attributes(thing: Any) -> dict[str, Any]:
+def attributes(thing: Any) -> dict[str, Any]:
     """What an object holds, in slots, too, and plain values of its classes."""
     classes = [c for c in reversed(type(thing).__mro__) if c is not object]
     held = {n: v for c in classes for n, v in vars(c).items() if isinstance(v, _VALUES) and not n.startswith("__")}

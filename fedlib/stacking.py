@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlib import rng, seen
+from fedlib import costs, layers, rng, seen
 from fedlib.models.net import Net, Resident, State
 
 
@@ -88,7 +88,7 @@ class StackedNet:
         return out + state[f"{layer}.bias"].unsqueeze(1) if f"{layer}.bias" in state else out
 
     def _convert(self, module: nn.Module, train: bool) -> nn.Module:
-        copied = copy.deepcopy(module).train(train)
+        copied = layers.quicken(copy.deepcopy(module).train(train))
         for layer in copied.modules():
             if form := _FORMS.get(type(layer)):
                 layer.forward = partial(form, self, layer)
@@ -124,7 +124,7 @@ def pays(net: Net, xs: Sequence[Tensor]) -> bool:
     """Whether several states answer faster together: on an accelerator always, on a CPU when overhead rules."""
     if obstacle(net) or not len(xs[0]):
         return False
-    if net.device.type == "cpu" and max(map(len, xs)) * net.work(xs[0][:1])[0] >= 2_000_000:
+    if net.device.type == "cpu" and max(map(len, xs)) * costs.work(net, xs[0][:1]).products >= 2_000_000:
         return False
     return faithful(net, xs[0])
 
@@ -232,10 +232,10 @@ class _Affine(torch.autograd.Function):
         )
 
 
-def _conv2d(stacked: StackedNet, layer: nn.Conv2d, h: Tensor) -> Tensor:
+def _conv(stacked: StackedNet, layer: nn.Conv1d | nn.Conv2d, h: Tensor) -> Tensor:
     weight, bias = layer.weight.flatten(0, 1), None if layer.bias is None else layer.bias.flatten()
-    groups = stacked._clients * layer.groups
-    return F.conv2d(h, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
+    convolve: Callable[..., Tensor] = F.conv2d if isinstance(layer, nn.Conv2d) else F.conv1d
+    return convolve(h, weight, bias, layer.stride, layer.padding, layer.dilation, stacked._clients * layer.groups)
 
 
 def _group_norm(stacked: StackedNet, layer: nn.GroupNorm, h: Tensor) -> Tensor:
@@ -288,16 +288,18 @@ def _affine(layer: Any, flat: bool = True) -> tuple[Tensor | None, Tensor | None
 
 _FORMS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Linear: _linear,
-    nn.Conv2d: _conv2d,
+    nn.Conv1d: _conv,
+    nn.Conv2d: _conv,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
 }
 
-_SIDE_BY_SIDE = (nn.Conv2d, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+_SIDE_BY_SIDE = (nn.Conv1d, nn.Conv2d, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 
 _PLAIN = (
-    nn.Identity, nn.Sequential, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.LeakyReLU,
-    nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.ReLU6,
+    nn.Identity, nn.Sequential, nn.Flatten, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh,
+    nn.Sigmoid, nn.Hardtanh, nn.ReLU6,
 )  # fmt: skip

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlib import layers
+
 State = dict[str, Tensor]
 """Parameters and buffers of a network by name."""
 
@@ -62,8 +64,8 @@ class Net:
         self.parameters: tuple[str, ...] = tuple(n for n, _ in self.module.named_parameters())
         self.buffers: tuple[str, ...] = tuple(n for n, _ in self.module.named_buffers())
         self.device, self.dtype = torch.device(device), dtype
-        self._train = Resident(copy.deepcopy(self.module))
-        self._eval = Resident(copy.deepcopy(self.module).eval())
+        self._train = Resident(layers.quicken(copy.deepcopy(self.module)))
+        self._eval = Resident(layers.quicken(copy.deepcopy(self.module).eval()))
         self.notes: dict[Any, Any] = {}  # what executors have found out about this network
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,30 +131,6 @@ class Net:
         if len(states) > 1 and stacking.pays(self, xs):
             return stacking.predict_each(self, states, xs, batch)
         return [self.predict(s, x, batch) for s, x in zip(states, xs, strict=True)]
-
-    def work(self, x: Tensor) -> tuple[int, int]:
-        """Multiply-adds of the forward pass of one sample, given as x [1, ...], in linear layers and convolutions, and
-        the positions of the largest map that a convolution puts out.
-        """
-        key = ("work", x.shape[1:])
-        if key not in self.notes:
-            total, largest = 0, 0
-
-            def count(layer: nn.Module, _: object, out: Tensor) -> None:
-                nonlocal total, largest
-                if isinstance(layer, nn.modules.conv._ConvNd):
-                    total += out[0].numel() * layer.weight[0].numel()
-                    largest = max(largest, out[0, 0].numel())
-                elif isinstance(layer, nn.Linear):
-                    total += out[0].numel() * layer.in_features
-
-            module = copy.deepcopy(self.module).eval()
-            for layer in module.modules():
-                layer.register_forward_hook(count)
-            with torch.no_grad():
-                module(x)
-            self.notes[key] = total, largest
-        return self.notes[key]
 
 
 _IN_STATES = ("_parameters", "_buffers", "_modules")  # of a module: told by names and shapes

@@ -103,7 +103,7 @@ class Adversarial:
         for _ in range(self.batches):
             latent = torch.randn(self.batch_size, self.latent, generator=draw, dtype=fed.dtype).to(fed.device)
             x = self.to_input(maker(made, latent, train=True))
-            ensemble = ensemble or Ensemble(fed.net, teachers, x[:1].detach())
+            ensemble = ensemble or Ensemble(fed.net, teachers, x.detach())
             grads = torch.autograd.grad(-disagreement(fed.net, ensemble, state, x), list(theirs.values()))
             self._step(Adam(self.lr), theirs, grads, its_memory)
             with torch.no_grad():

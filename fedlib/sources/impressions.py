@@ -138,7 +138,7 @@ def synthesise(
     device, dtype = net.device, net.dtype
     y = targets.to(device, dtype)
     x = torch.rand((*targets.shape[:2], *shape), generator=generator, dtype=dtype).to(device)
-    models = Ensemble(net, states, to_input(x[0, :1]))
+    models = Ensemble(net, states, to_input(x[0]))
     adam, memory = Adam(lr), Memory()
     for _ in range(steps):
         x.requires_grad_()

@@ -124,11 +124,11 @@ class Ensemble:
     flows into them and their BatchNorm statistics stay. Small networks answer in one computation.
     """
 
-    def __init__(self, net: Net, states: Sequence[Mapping[str, Tensor]], sample: Tensor):
-        """``sample``: inputs [1, ...] as the network takes them."""
+    def __init__(self, net: Net, states: Sequence[Mapping[str, Tensor]], like: Tensor):
+        """``like``: a batch of inputs [B, ...] as the network takes them, such as it will be asked about."""
         self.states = [{n: t.detach() for n, t in s.items()} for s in states]
         self._net, self._stacked = net, None
-        if len(states) > 1 and choice.overhead_rules(net, sample) == "":
+        if len(states) > 1 and choice.overhead_rules(net, like[:1], len(states), len(like)) == "":
             self._stacked, self._stack = stacking.stacked(net), stacking.take(self.states)
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -222,8 +222,8 @@ class TestRounds(Planted):
         Fault(
             "different-rates-are-one-call",
             "jobs.py",
-            "self.executor, self.objective, self.optimiser, self.lr, self.net.form",
-            "self.executor, self.objective, self.optimiser, self.net.form",
+            '"learning rate": self.lr,',
+            '"learning rate": 0,',
             "federations in rounds of different learning rates are trained with one of them",
             tests=("test_planted.py::test_side_by_side_each_federation_has_the_rate_that_its_own_decay_leaves",),
         ),

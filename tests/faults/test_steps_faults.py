@@ -217,6 +217,30 @@ class TestTogether(Planted):
 
     faults = (
         Fault(
+            "of-equal-maxima-the-second-gets-the-gradient",
+            "layers.py",
+            "right > left, bottom > top",
+            "right >= left, bottom > top",
+            "pooling sends a gradient to another of two equal values than PyTorch does",
+            tests=("test_layers.py::test_pooling_and_its_gradient_have_the_same_bits",),
+        ),
+        Fault(
+            "relu-before-pooling-is-forgotten",
+            "layers.py",
+            "(waiting(layer(x)), None) if",
+            "(layer(x), None) if",
+            "what lies below zero passes a ReLU that stands before pooling",
+            tests=("test_layers.py::test_a_network_computes_with_copies_and_stays_what_it_is[SmallCNN]",),
+        ),
+        Fault(
+            "methods-of-one-class-are-one-objective",
+            "jobs.py",
+            "return type(mine) is type(its) and seen",
+            "return type(mine) is type(its) or seen",
+            "federations whose methods differ in a setting are trained with that of the first",
+            tests=("test_together.py::test_clients_that_differ_are_trained_apart[sequential-0.0-algorithm]",),
+        ),
+        Fault(
             "last-batch-dropped",
             "executors.py",
             "for i, rows in enumerate(steps):",

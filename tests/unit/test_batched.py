@@ -397,7 +397,7 @@ def aimed(aim):
 def test_a_broken_promise_is_refused_and_auto_does_it_one_by_one(aim):
     with pytest.raises(ValueError, match=f"cannot be computed together: objective {aim.__name__}.*'sequential'"):
         federation(aimed(aim)(), executor="batched").run(1)
-    one, found = (federation(aimed(aim)(), executor=e) for e in ("sequential", "auto"))
+    one, found = (federation(aimed(aim)(), executor=e, participation=1.0) for e in ("sequential", "auto"))
     one.run(3)
     found.run(3)
     same(everything(found), everything(one))
@@ -513,7 +513,7 @@ def test_the_promise_is_checked_once_for_each_network_and_objective(monkeypatch)
     fed.algorithm = FedNTD(2.0)
     fed.run(2)
     assert len(calls) == 3, "another objective"
-    broken = federation(aimed(centred)(), executor="auto")
+    broken = federation(aimed(centred)(), executor="auto", participation=1.0)
     broken.run(3)
     assert len(calls) == 4, "a refusal is remembered, too"
 

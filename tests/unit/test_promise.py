@@ -352,7 +352,8 @@ def test_a_preparation_that_looks_at_values_is_noticed():
     def prepare(x):
         return x.to(FLOAT) / (255 if x.max() > 250 else 1)
 
-    assert "looks at the values" in federation(data=(raw, y, split), prepare=prepare, executor="auto").explain()
+    fed = federation(data=(raw, y, split), prepare=prepare, executor="auto", participation=1.0)
+    assert "looks at the values" in fed.explain()
 
 
 # --- what is bounded -----------------------------------------------------------------------------------------------
@@ -590,7 +591,8 @@ def test_what_does_not_change_is_tried_once(make, tries):
 
 
 def test_what_asks_for_the_round_is_tried_in_each(tries):
-    fed = federation(FedGen(1.0, teaching=Teaching(steps=2, batch_size=4, noise_size=3, hidden=4)), executor="auto")
+    teaching = Teaching(steps=2, batch_size=4, noise_size=3, hidden=4)
+    fed = federation(FedGen(1.0, teaching=teaching), executor="auto", participation=1.0)
     fed.run(4)
     assert len(tries) == 4
 

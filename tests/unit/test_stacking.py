@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from fedlib import losses, rng, stacking
+from fedlib import costs, losses, rng, stacking
 from fedlib.models import MLP, LeNet5, McMahanCNN, Net, ResNet8, SmallCNN
 from fedlib.stacking import Stack, StackedNet, first, obstacle, predict_each, stacked, take
 
@@ -78,6 +78,24 @@ NETS = {
     "BatchNorm, other settings": (chain(nn.Linear(5, 4), nn.BatchNorm1d(4, eps=0.3, momentum=0.7)), (5,)),
     "BatchNorm of sequences": (chain(nn.BatchNorm1d(3), nn.Flatten, nn.Linear(12, 2), nn.Sigmoid), (3, 4)),
     "sequences": (chain(nn.Linear(4, 5), nn.Tanh, nn.LayerNorm(5), nn.Flatten, nn.Linear(15, 2)), (3, 4)),
+    "convolved sequences": (
+        chain(
+            nn.Conv1d(2, 4, 3, padding=1),
+            nn.BatchNorm1d(4),
+            nn.ReLU,
+            nn.MaxPool1d(2),
+            nn.Conv1d(4, 3, 2, groups=1),
+            nn.AvgPool1d(2),
+            nn.AdaptiveAvgPool1d(2),
+            nn.Flatten,
+            nn.Linear(6, 3),
+        ),
+        (2, 13),
+    ),
+    "ReLU before pooling": (
+        chain(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU, nn.MaxPool2d(2), nn.Flatten, nn.Linear(12, 3)),
+        (1, 4, 5),
+    ),
     "empty shortcut": (chain(nn.Linear(5, 4), nn.Sequential(), nn.Identity, nn.ReLU), (5,)),
 }
 
@@ -320,7 +338,7 @@ ODD = {
     "LayerNorm over two": (chain(nn.LayerNorm((3, 5))), "over more than one dimension"),
     "subclass": (chain(Own(5, 3)), "layer 0 is a Own, which has no stacked form"),
     "PReLU": (chain(nn.PReLU), "PReLU"),
-    "Conv1d": (chain(nn.Conv1d(1, 1, 1)), "Conv1d"),
+    "Conv3d": (chain(nn.Conv3d(1, 1, 1)), "Conv3d"),
     "InstanceNorm": (chain(nn.InstanceNorm2d(2)), "InstanceNorm2d"),
     "Softmax": (chain(nn.Softmax(1)), "Softmax"),
     "Unflatten": (chain(nn.Unflatten(1, (1, 5))), "Unflatten"),
@@ -370,7 +388,7 @@ def joined(monkeypatch):
 
 def test_small_work_is_joined_and_large_work_is_not(joined):
     net, _ = network("MLP")
-    cost, states = net.work(torch.zeros(1, 5, dtype=FLOAT))[0], models(net, 2)
+    cost, states = costs.work(net, torch.zeros(1, 5, dtype=FLOAT)).products, models(net, 2)
     assert cost == 5 * 6 + 6 * 3
     few, many = (torch.zeros(n, 5, dtype=FLOAT) for n in (10, -(-2_000_000 // cost)))
     net.predict_all(states, few)

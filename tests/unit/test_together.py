@@ -1,6 +1,7 @@
 """Several federations side by side: each as it would be alone, in one call of the executor where they may share it."""
 
 from functools import partial
+from types import MethodType
 
 import pytest
 import torch
@@ -20,12 +21,13 @@ from federations import (
 from torch import nn
 
 from fedlib import observe, rng
-from fedlib.algorithms import FedAvg, FedDF, FedGen, FedMD, FedNTD, FedProx
+from fedlib.algorithms import FedAvg, FedDF, FedGen, FedLSD, FedMD, FedNTD, FedProx
 from fedlib.algorithms.fedgen import Teaching
 from fedlib.batched import batched
 from fedlib.distill import Distillation
-from fedlib.executors import Diverged, sequential
+from fedlib.executors import Diverged, per_sample, sequential
 from fedlib.federation import Federation, Local, together
+from fedlib.jobs import explain
 from fedlib.models import MLP, Net, SmallCNN
 from fedlib.threads import Threads
 
@@ -265,11 +267,37 @@ JOINED = {
     "what nobody sees, of one value": shared(
         *({"seed": s, "model": lambda: Hidden("tensor", 2)} for s in (1, 2)),
     ),
+    "equal algorithms": lambda e: [federation(FedProx(0.1), seed=s, executor=e) for s in (1, 2)],
+    "equal algorithms that hold settings": lambda e: [
+        federation(FedLSD(0.5, 2.0), seed=s, executor=e, model=Normed, sizes=NORMABLE) for s in (1, 2)
+    ],
     "augmented": shared(
         {"local": Local(1, 8, 0.1, augment=noisy)}, {"seed": 5, "local": Local(1, 8, 0.1, augment=noisy)}
     ),
 }
+
+
+class Towards(FedAvg):
+    """An objective that reads a tensor of its object."""
+
+    def __init__(self, value):
+        self.point = torch.full((3,), float(value), dtype=FLOAT)
+
+    @per_sample
+    def objective(self, net, state, x, y, context):
+        return super().objective(net, state, x, y, context) + (net(state, x) - self.point).square().mean((-2, -1))
+
+
+def patched(mu):
+    """One of two methods of a class has another objective of its own."""
+    algorithm, other = FedProx(mu), FedProx(mu)
+    other.objective = MethodType(FedAvg.objective, other)
+    return [algorithm, other]
+
+
 APART = {
+    "tensors of algorithms": lambda e: [federation(Towards(v), executor=e) for v in (0.0, 1.0)],
+    "objective put into an object": lambda e: [federation(a, executor=e) for a in patched(0.9)],
     "algorithm": lambda e: [federation(FedProx(mu), executor=e) for mu in (0.1, 0.9)],
     "kind of algorithm": lambda e: [federation(a, executor=e) for a in (FedAvg(), FedNTD())],
     "learning rate": shared({"local": Local(1, 8, 0.1)}, {"local": Local(1, 8, 0.2)}),
@@ -311,6 +339,42 @@ def test_clients_that_belong_together_are_trained_in_one_call(name, executor, to
 def test_clients_that_differ_are_trained_apart(name, executor, tolerance):
     apart, joined = alone_and_together(APART[name], 2, tolerance, executor)
     assert sorted(apart) == sorted(joined)
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_the_explanation_names_one_call(name):
+    feds = JOINED[name]("sequential")
+    before = [everything(fed) for fed in feds]
+    clients = sum(len(fed.sample(0)) for fed in feds)
+    assert explain(feds) == f"one call for 2 federations, {clients} clients; sequential: as asked for"
+    for fed, kept in zip(feds, before, strict=True):
+        same(everything(fed), kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("algorithm", "another objective (method or its settings)"),
+        ("kind of algorithm", "another objective (method or its settings)"),
+        ("tensors of algorithms", "another objective (method or its settings)"),
+        ("learning rate", "another optimiser, learning rate"),
+        ("momentum", "another optimiser"),
+        ("network", "another network"),
+        ("dtype", "another network, shape or type of samples"),
+        ("augmentation", "another preparation of samples"),
+    ],
+)
+def test_the_explanation_says_what_keeps_federations_apart(name, words):
+    first, second = explain(APART[name]("batched")).split("\n")
+    assert first.startswith("one call for 1 federation, ")
+    assert second.startswith("one call for 1 federation, ")
+    assert second.endswith(f"; apart from the first for {words}")
+
+
+def test_the_explanation_leaves_out_those_without_local_work():
+    idle, busy = federation(local=Local(0, 8, 0.1)), federation(seed=1)
+    assert explain([idle]) == "no local work"
+    assert explain([idle, busy]).startswith("one call for 1 federation, 4 clients; ")
 
 
 def test_classes_of_one_name_are_two_networks():

@@ -227,9 +227,17 @@ class TestTogether(Planted):
         Fault(
             "augmentation-the-same-at-every-step",
             "executors.py",
-            "rng.stream(*self.key, i)) if self.augment",
-            "rng.stream(*self.key)) if self.augment",
+            "rng.stream(*self.key, step)",
+            "rng.stream(*self.key)",
             "every batch of a round is changed with the same draws",
+            tests=("test_planted.py::test_every_batch_of_every_round_is_changed_by_draws_of_its_own",),
+        ),
+        Fault(
+            "draws-by-row-the-same-at-every-step",
+            "executors.py",
+            "device=device), step, width)",
+            "device=device), 0, width)",
+            "every batch of a round is changed with the same draws by row",
             tests=("test_planted.py::test_every_batch_of_every_round_is_changed_by_draws_of_its_own",),
         ),
         Fault(

@@ -42,7 +42,8 @@ class Federation:
     ``buffers`` says what happens to BatchNorm statistics: ``"average"`` them like weights or leave them ``"local"``
     (kept by each client, never sent). ``executor`` says how clients are trained: by name (:mod:`fedlib.choice`) or any
     function of that signature. ``precision`` says how exactly products are computed: as ``dtype`` says (None), in
-    ``"tf32"`` or ``"bf16"`` (:mod:`fedlib.precision`). ``observers`` add columns to :attr:`history`; none may be NaN or infinite, but in lists.
+    ``"tf32"`` or in ``"bf16"`` (:mod:`fedlib.precision`). ``observers`` add columns to :attr:`history`; none may be NaN
+    or infinite, but in lists.
 
     ``state`` is the server's model, ``own[k]`` what client k keeps between rounds, ``memory`` whatever the server step
     needs. A round that fails leaves all of them as they were before it, as long as the algorithm replaces tensors and

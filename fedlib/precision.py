@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -26,14 +27,9 @@ NARROW = ("tf32", "bf16")
 used: set[str] = set()
 """What federations of this process computed in, as :func:`in_effect` says it."""
 
-_PLACES = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,
-    torch.backends.cudnn.rnn,  # type: ignore[attr-defined]
-    torch.backends.mkldnn.matmul,
-    torch.backends.mkldnn.conv,
-    torch.backends.mkldnn.rnn,
-)
+_cudnn: Any = torch.backends.cudnn
+_onednn: Any = torch.backends.mkldnn
+_PLACES = (torch.backends.cuda.matmul, _cudnn.conv, _cudnn.rnn, _onednn.matmul, _onednn.conv, _onednn.rnn)
 
 
 def pick(precision: str | None, dtype: torch.dtype) -> str:
@@ -54,11 +50,6 @@ def in_effect(precision: str, device: torch.device) -> str:
     else:
         there = precision != "bf16" or device.type in ("cpu", "cuda")
     return precision if there else f"{precision} (here: float32)"
-
-
-def describe() -> str | None:
-    """All precisions in effect in this process, in words; None when there was no federation."""
-    return ", ".join(sorted(used)) or None
 
 
 @contextmanager
@@ -91,6 +82,6 @@ def _legacy() -> str | None:
 def _tell(places: list[str], legacy: str) -> None:
     """The older settings first, which change the newer ones: who reads them finds both agree, or gets an error."""
     torch.set_float32_matmul_precision(legacy)
-    torch.backends.cudnn.allow_tf32 = places[1] == "tf32"
+    _cudnn.allow_tf32 = places[1] == "tf32"
     for place, precision in zip(_PLACES, places, strict=True):
         place.fp32_precision = precision

@@ -90,9 +90,8 @@ class Net:
             fixed = {n: t for n, t in self.module.named_buffers() if n not in kept}  # no part of any state
             plain = [(type(m), vars(m) | dict.fromkeys(_IN_STATES)) for m in self.module.modules()]
             names = self.parameters, self.buffers  # of tied tensors only the first
-            self.notes["form"] = (
-                f"{self.module} {shapes} {names} {_told(fixed)} {_told(plain)} {self.device} {self.dtype} {self.precision}"
-            )
+            told = f"{self.module} {shapes} {names} {_told(fixed)} {_told(plain)}"
+            self.notes["form"] = f"{told} {self.device} {self.dtype} {self.precision}"
         return self.notes["form"]
 
     @property

@@ -355,8 +355,8 @@ class TestTogether(Planted):
         Fault(
             "stacked-layers-never-train",
             "stacking.py",
-            "resident = self._train if train else self._eval",
-            "resident = self._eval",
+            "partial(self._one.answer, self._train if train else self._eval)",
+            "partial(self._one.answer, self._eval)",
             "clients computed together train in evaluation mode",
             tests=("test_planted.py::test_training_together_is_training_alone_unchecked[FedAvg-Normed-None]",),
         ),
@@ -395,8 +395,8 @@ class TestTogether(Planted):
         Fault(
             "training-mode-for-answers",
             "models/net.py",
-            "(self._train if train else self._eval)(state, x, **options)",
-            "self._train(state, x, **options)",
+            "self.answer(self._train if train else self._eval, state, x, **options)",
+            "self.answer(self._train, state, x, **options)",
             "a network answers in training mode",
             tests=("test_feddf.py::test_teachers_answer_in_evaluation_mode",),
         ),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from book.site import elements, evidence, source
+from book.site import card, elements, evidence, source
 
 
 @pytest.mark.parametrize("verdict", list(elements.SIGNS))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from book import cards, chapters, drift, freshness, golden, reference
+from book import cards, chapters, drift, freshness, golden, records, reference
 from book.errors import PressError
 from book.reference import DIGITS, Evidence
 
@@ -73,6 +73,11 @@ def _profile(card: cards.Card, profile: str, rerun: bool, findings: Findings) ->
 
 def _compare(slug: str, profile: str, was: Evidence, fresh: Evidence, findings: Findings) -> None:
     where = f"{slug}, {profile}"
+    here, there = (records.narrowed(e["provenance"]) for e in (fresh, was))
+    if here != there:
+        text = f"measured in another precision ({there or 'as the types say'}; here {here or 'as the types say'})"
+        findings.problems.append(f"{where}: {text}, so nothing can be compared")
+        return
     allowed, unstable = None, set[str]()
     if not reference.same_machine(was, fresh):
         here, there = (e["provenance"]["processor"] for e in (fresh, was))

@@ -203,6 +203,7 @@ def _credit(record: records.Record, parts: list[records.Record]) -> records.Reco
     evidence = record["evidence"] | {
         "device": _joined(e["device"] for e in seen),
         "processor": _joined(e["processor"] for e in seen),
+        "precision": ", ".join(sorted({p for e in seen for p in (e.get("precision") or "").split(", ") if p})) or None,
         "versions": {n: _joined(e["versions"].get(n) for e in seen) for n in names},
         "executors": dict(sorted(sum((Counter(e.get("executors")) for e in seen), Counter()).items())),
     }

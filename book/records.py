@@ -12,6 +12,7 @@ from book import chapters, files, parameters
 from book.errors import PressError
 
 Record = dict[str, Any]
+EXACT = ("float32", "float64")  # types in which every product is computed as the type says
 EVIDENCE = "application/vnd.fedlib.evidence+json"
 
 
@@ -49,6 +50,11 @@ def published(notebook: Mapping[str, Any]) -> dict[str, Any] | None:
     outputs = [o for c in notebook["cells"] if c["cell_type"] == "code" for o in c["outputs"]]
     found = [o["data"][EVIDENCE] for o in outputs if EVIDENCE in o.get("data", {})]
     return dict(found[-1]) if found else None
+
+
+def narrowed(facts: Mapping[str, Any]) -> str:
+    """In which precision narrower than its types a run computed, from its provenance; empty when in none."""
+    return ", ".join(name for name in (facts.get("precision") or "").split(", ") if name not in ("", *EXACT))
 
 
 def good(record: Record | None) -> Record | None:

@@ -66,6 +66,7 @@ def build(card: cards.Card, record: records.Record, published: dict[str, Any]) -
             "date": record["finished"],
             "device": ran["device"],
             "processor": ran["processor"],
+            "precision": ran.get("precision"),
             "threads": record["threads"],
             "seconds": record["seconds"],
             "peak_memory_mb": record["peak_memory_mb"],
@@ -158,12 +159,12 @@ def run_evidence(slug: str, profile: str) -> Evidence | None:
 
 
 def same_machine(was: Evidence, fresh: Evidence) -> bool:
-    """Whether two runs must give the same bits: same processor, threads, and versions of what computes."""
+    """Whether two runs must give the same bits: same processor, precision, threads, and versions of what computes."""
 
     def kind(evidence: Evidence) -> Any:
         facts = evidence["provenance"]
         versions = {name: v for name, v in facts["versions"].items() if name != "python"}
-        return facts["processor"], facts["device"], facts["threads"], versions
+        return facts["processor"], facts["device"], records.narrowed(facts), facts["threads"], versions
 
     return kind(was) == kind(fresh)
 

@@ -47,6 +47,7 @@ class Published(_Seeded):
     data: dict[Text, Text]
     device: Text
     processor: Text
+    precision: Text | None = None  # None: no federation, or a run from before it was noted
     executors: dict[str, int]
     versions: dict[Text, Text]
     peak_memory_mb: Annotated[float, Field(ge=0)]
@@ -89,6 +90,7 @@ class Provenance(_Strict):
     date: Text
     device: Text
     processor: Text
+    precision: Text | None = None
     threads: str | None
     seconds: float
     peak_memory_mb: float

@@ -143,7 +143,7 @@ class RayActors:
     ) -> tuple:
         """Arguments of :meth:`_Actor.train`: the message, what it refers to, and which samples are still in use."""
         if net not in self._nets:
-            self._nets[net] = next(self._keys), ray.put((copy.deepcopy(net.module).cpu(), net.dtype))
+            self._nets[net] = next(self._keys), ray.put((copy.deepcopy(net.module).cpu(), net.dtype, net.precision))
         number, module = self._nets[net]
         used = {number: [module]}  # in lists, so that Ray hands the references over and not what they refer to
 
@@ -178,8 +178,8 @@ class _Actor:
 
         self.kept = {key: thing for key, thing in self.kept.items() if key in keep}
         if number not in self.kept:
-            module, dtype = ray.get(used[number][0])
-            self.kept[number] = Net(module, self.device, dtype)
+            module, dtype, precision = ray.get(used[number][0])
+            self.kept[number] = Net(module, self.device, dtype, precision)
 
         def fetch(key: int, make: Callable[[Any], Tensor]) -> Tensor:
             if key in self.kept:
@@ -193,8 +193,9 @@ class _Actor:
         tasks, objective, optimiser, lr = _load(message, self.device, fetch)
         net = self.kept[number]
         try:
-            train = choice.choose(self.inner, net, tasks, objective).executor
-            losses = train(net, tasks, objective, optimiser, lr)
+            with net.arithmetic():
+                train = choice.choose(self.inner, net, tasks, objective).executor
+                losses = train(net, tasks, objective, optimiser, lr)
             return _dump((losses, [task.state for task in tasks]), self.device)
         except Exception as error:
             error.add_note(traceback.format_exc())

@@ -117,17 +117,16 @@ class _Plan:
 
     def _augmented(self, x: Tensor, i: int, k: int) -> Tensor:
         """Every client's batch changed with its own draws, and padded again."""
-        counts = [sizes[i] for sizes in self.sizes[:k]]
-        streams = [rng.stream(*t.key, i) for t in self.tasks[:k]]
-        x = x.transpose(0, 1)  # client after client
-        augment = self.tasks[0].augment
+        augment, number = self.tasks[0].augment, len(x)
         assert augment is not None
         if getattr(augment, "several", False):
-            real = torch.cat([part[:n] for part, n in zip(x, counts, strict=True)])
-            parts = augment(real, rng.Several(streams, counts)).split(counts)  # type: ignore[arg-type]
-        else:
-            parts = [augment(part[:n], g) for part, n, g in zip(x, counts, streams, strict=True)]
-        return torch.nn.utils.rnn.pad_sequence(list(parts))
+            keys = torch.tensor([rng.key(*t.key) for t in self.tasks[:k]], device=x.device)
+            source = rng.Rows(rng.rows(keys, i, number).flatten())
+            return augment(x.flatten(0, 1), source).unflatten(0, (number, k))
+        counts = [sizes[i] for sizes in self.sizes[:k]]
+        streams = [rng.stream(*t.key, i) for t in self.tasks[:k]]
+        each = zip(x.transpose(0, 1), counts, streams, strict=True)  # client after client
+        return torch.nn.utils.rnn.pad_sequence([augment(part[:n], g) for part, n, g in each])
 
 
 def unstackable(net: Net, objective: Objective, tasks: list[Task]) -> str:

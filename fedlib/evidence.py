@@ -132,6 +132,7 @@ class Run:
                 raise NothingToDo(f"part {part} of the seeds is empty")
         self.metrics: dict[str, dict[str, float]] = {}
         self.glued: dict[str, str] = {}
+        self._precisions: set[str] = set()  # of results that are kept, by whichever process
         self._done = 0
         self._asked: set[str] = set()
         self._folder = Path(os.environ["FEDLIB_RESUME"]) if os.environ.get("FEDLIB_RESUME") else None
@@ -197,12 +198,13 @@ class Run:
                 kept = json.loads(path.read_text())
                 mine = isinstance(kept, dict) and (kept.get("key"), kept.get("profile")) == (key, self.profile)
                 if mine and kept.pop("sha256", None) == _sha256(kept):
+                    self._precisions.update(kept.get("precisions", ()))
                     return kept
         return None
 
     def _keep(self, key: str, result: Any, seconds: float, **more: Any) -> dict[str, Any]:
         # The round trip makes a fresh result the same object that a resumed run would read (lists, string keys).
-        about = {"key": key, "profile": self.profile, "seconds": round(seconds, 3), **more}
+        about = {"key": key, "profile": self.profile, "seconds": round(seconds, 3), "precisions": _precisions(), **more}
         kept = json.loads(json.dumps(about | {"result": result}))
         if path := self._path(key):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,6 +267,7 @@ class Run:
         loading = loaded.get("fedlib.data.loading")
         torch = sys.modules.get("torch")
         devices, choice = loaded.get("fedlib.devices"), loaded.get("fedlib.choice")
+        precisions = sorted(self._precisions.union(_precisions()))
         versions = {"python": platform.python_version()}
         versions |= {n: m.__version__ for n in ("torch", "numpy", "sklearn") if (m := sys.modules.get(n))}
         return {
@@ -275,6 +278,7 @@ class Run:
             "data": dict(loading.used()) if loading else {},
             "device": devices.describe() if devices and torch else platform.machine(),
             "processor": devices.processor() if devices and torch else platform.machine(),
+            "precision": ", ".join(precisions) or None,
             "executors": dict(sorted(choice.taken.items())) if choice else {},
             "versions": versions,
             "peak_memory_mb": round(_peak_memory_mb(), 1),
@@ -310,6 +314,12 @@ def progress(line: str) -> None:
     if path:
         with suppress(OSError):  # progress is a courtesy: it never stops a run
             Path(path).write_text(line[:120] + "\n")
+
+
+def _precisions() -> list[str]:
+    """What this process has computed in so far (:data:`fedlib.precision.used`)."""
+    precision = sys.modules.get("fedlib.precision")
+    return sorted(precision.used) if precision else []
 
 
 def _safe(key: str) -> str:

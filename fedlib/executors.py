@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -61,7 +61,8 @@ class Task:
     ``state`` is where it starts; an executor puts the result in its place and leaves the old tensors alone.
     ``samples`` [n] are the client's rows of x and y, and ``order`` [epochs, n] the order in which each epoch takes
     them (both on the host); an epoch's last batch may be smaller. ``prepare`` turns raw samples into the network's
-    input; ``augment(x, generator)`` then changes a batch, with a generator on the stream ``key`` for each.
+    input; ``augment(x, source)`` then changes a batch. Its draws depend on ``key`` and on the step: they come from
+    :class:`~fedlib.rng.Rows` if it is marked (:func:`fedlib.data.augment.by_row`), else from a generator on the host.
     """
 
     client: int
@@ -73,7 +74,7 @@ class Task:
     order: Tensor
     batch_size: int
     prepare: Callable[[Tensor], Tensor] | None = None
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    augment: Callable[[Tensor, Any], Tensor] | None = None
     key: tuple[int | str, ...] = ()
 
     @property
@@ -90,7 +91,7 @@ class Task:
     def input(self) -> Tensor:
         """One sample [1, ...] as the network gets it."""
         x = self.prepare(self.x[:1]) if self.prepare else self.x[:1]
-        return self.augment(x, rng.stream(*self.key)) if self.augment else x
+        return self.augment(x, self._draws(0, 1, x.device)) if self.augment else x
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets of the local steps, one after the other."""
@@ -99,7 +100,13 @@ class Task:
         )
         for i, rows in enumerate(steps):
             x = self.prepare(self.x[rows]) if self.prepare else self.x[rows]
-            yield (self.augment(x, rng.stream(*self.key, i)) if self.augment else x), self.y[rows]
+            yield (self.augment(x, self._draws(i, len(x), x.device)) if self.augment else x), self.y[rows]
+
+    def _draws(self, step: int, width: int, device: torch.device) -> rng.Source:
+        """What the augmentation of a step's batch draws from."""
+        if not getattr(self.augment, "several", False):
+            return rng.stream(*self.key, step)
+        return rng.Rows(rng.rows(torch.tensor([rng.key(*self.key)], device=device), step, width)[:, 0])
 
 
 class Diverged(ArithmeticError):

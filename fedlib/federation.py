@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fedlib import choice, devices, inputs, require, rng
+from fedlib import choice, devices, inputs, precision as precisions, require, rng
 from fedlib.executors import Context, Executor, Task
 from fedlib.jobs import Job as Job, Work as Work, together as together
 from fedlib.kept import Kept, held, require_finite
@@ -41,7 +41,9 @@ class Federation:
     by batch (:meth:`input`). ``participation`` in (0, 1] is the share of clients sampled per round (at least one).
     ``buffers`` says what happens to BatchNorm statistics: ``"average"`` them like weights or leave them ``"local"``
     (kept by each client, never sent). ``executor`` says how clients are trained: by name (:mod:`fedlib.choice`) or any
-    function of that signature. ``observers`` add columns to :attr:`history`; none may be NaN or infinite, but in lists.
+    function of that signature. ``precision`` says how exactly products are computed: as ``dtype`` says (None), in
+    ``"tf32"`` or in ``"bf16"`` (:mod:`fedlib.precision`). ``observers`` add columns to :attr:`history`; none may be NaN
+    or infinite, but in lists.
 
     ``state`` is the server's model, ``own[k]`` what client k keeps between rounds, ``memory`` whatever the server step
     needs. A round that fails leaves all of them as they were before it, as long as the algorithm replaces tensors and
@@ -64,6 +66,7 @@ class Federation:
         prepare: Callable[[Tensor], Tensor] | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype = torch.float32,
+        precision: str | None = None,
         buffers: str = "average",
         observers: Iterable[Observer] = (),
     ):
@@ -72,7 +75,8 @@ class Federation:
         require.one_of("weighting", algorithm.weighting, ("samples", "uniform"))
         inputs.check(x, y, split, dtype, local.lr)
         self.device, self.dtype, self.seed = devices.pick(device), dtype, require.whole("seed", seed, least=None)
-        self.net = Net(rng.build(model, self.seed, "init"), self.device, dtype)
+        self.net = Net(rng.build(model, self.seed, "init"), self.device, dtype, precision)
+        precisions.used.add(precisions.in_effect(self.net.precision, self.device))
         self.executor, self.prepare = choice.require(executor), prepare and Prepare(prepare, dtype)
         self.x, self.y = x.to(self.device) if prepare else self.input(x), inputs.labels(y).to(self.device)
         self.split = [inputs.labels(part).to(self.device) for part in split]
@@ -138,7 +142,8 @@ class Federation:
         """What the next round's clients would do first; None when they do nothing. Plays nothing."""
         if not any(phase.epochs for phase in self.algorithm.phases(self)):
             return None
-        work = next(self._round())
+        with self.net.arithmetic():
+            work = next(self._round())
         assert isinstance(work, Work)
         return work
 
@@ -149,8 +154,9 @@ class Federation:
         """
         before, old = Kept(self), held(self)
         try:
-            for job in (algorithm or self.algorithm).aggregate(self, uploads, weights) or ():
-                job.do(())
+            with self.net.arithmetic():
+                for job in (algorithm or self.algorithm).aggregate(self, uploads, weights) or ():
+                    job.do(())
             require_finite(self, "server step", old)
         except BaseException:
             before.bring_back()

@@ -40,6 +40,7 @@ def settings(fed: Federation) -> dict[str, Any]:
         "personal": list(fed.personal),
         "seed": fed.seed,
         "dtype": str(fed.dtype),
+        "precision": fed.net.precision,
         "participation": fed.participation,
         "buffers": fed.buffers,
         "split": digest({"sizes": split[0], "rows": split[1]})[:16],

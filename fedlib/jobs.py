@@ -66,7 +66,8 @@ class Work:
     def choice(self, others: Sequence[Work] = ()) -> choice.Choice:
         """The executor for the clients of all."""
         tasks = [t for work in (self, *others) for t in work.tasks]
-        return choice.choose(self.executor, self.net, tasks, self.objective)
+        with self.net.arithmetic():
+            return choice.choose(self.executor, self.net, tasks, self.objective)
 
     def do(self, others: Sequence[Work] = ()) -> None:
         """Train the clients of all."""
@@ -93,19 +94,27 @@ def together(federations: Sequence[Federation], rounds: int) -> None:
     for _ in range(require.whole("rounds", rounds)):
         before = [Kept(f) for f in federations]
         try:
-            _side_by_side([f._round() for f in federations])
+            _side_by_side([(f.net, f._round()) for f in federations])
         except BaseException:
             for kept in before:
                 kept.bring_back()
             raise
 
 
-def _side_by_side(plays: Sequence[Iterator[Job]]) -> None:
-    while jobs := [job for play in plays if (job := next(play, None))]:
+def _side_by_side(plays: Sequence[tuple[Net, Iterator[Job]]]) -> None:
+    """Play all to their ends, every one in the precision of its network."""
+    while jobs := [(net, job) for net, play in plays if (job := _next(net, play))]:
         while jobs:
-            same = [job for job in jobs[1:] if jobs[0].fits(job)]
-            jobs[0].do(same)
-            jobs = [job for job in jobs[1:] if job not in same]
+            (net, job), *others = jobs
+            same = [other for _, other in others if job.fits(other)]
+            with net.arithmetic():
+                job.do(same)
+            jobs = [pair for pair in others if pair[1] not in same]
+
+
+def _next(net: Net, play: Iterator[Job]) -> Job | None:
+    with net.arithmetic():
+        return next(play, None)
 
 
 def alike(one: Objective, other: Objective) -> bool:

@@ -70,7 +70,7 @@ class StackedNet:
         """Outputs [B, K, 1, ...] for inputs [B, K, 1, ...]."""
         self._clients = x.shape[1]
         lying = x.transpose(0, 1) if self.clients_first else x
-        resident = self._train if train else self._eval
+        resident = partial(self._one.answer, self._train if train else self._eval)
         if not isinstance(state, Stack):
             out = self._one(state, lying.flatten(0, 2), train, **options).unflatten(0, lying.shape[:3])
         elif self.clients_first:
@@ -84,7 +84,7 @@ class StackedNet:
         """The linear layer of that name alone, of each client or of a shared state: [B, K, 1, D] gives [B, K, 1, C]."""
         if not isinstance(state, Stack):
             return self._one.linear(state, z, layer)
-        out = torch.einsum("bkid,kcd->bkic", z, state[f"{layer}.weight"])
+        out = self._one.answer(torch.einsum, "bkid,kcd->bkic", z, state[f"{layer}.weight"])
         return out + state[f"{layer}.bias"].unsqueeze(1) if f"{layer}.bias" in state else out
 
     def _convert(self, module: nn.Module, train: bool) -> nn.Module:
@@ -140,7 +140,7 @@ def exact(net: Net) -> Net:
 
 def tolerance(net: Net) -> float:
     """What two ways to compute the same may differ by, as a share of the largest value."""
-    return 1e-9 if net.dtype == torch.float64 else 1e-3
+    return {torch.float64: 1e-9}.get(net.dtype) or {"tf32": 1e-2, "bf16": 1e-1}.get(net.precision, 1e-3)
 
 
 def faithful(net: Net, x: Tensor) -> bool:
@@ -206,8 +206,15 @@ def _linear(stacked: StackedNet, layer: nn.Linear, h: Tensor) -> Tensor:
         each = h.reshape(stacked._clients, -1, h.shape[-1])
     else:
         each = h.view(len(h), stacked._clients, -1).transpose(0, 1)
-    out = _Affine.apply(each, layer.weight, layer.bias)
+    out = _Affine.apply(*(_as_autocast(t) for t in (each, layer.weight, layer.bias)))
     return out.view(*h.shape[:-1], -1) if stacked.clients_first else out.transpose(0, 1).flatten(1)
+
+
+def _as_autocast(t: Tensor | None) -> Tensor | None:
+    """A factor in the type that autocast computes products in, if it is at work: it does not look into a Function."""
+    if t is None or not torch.is_autocast_enabled(t.device.type):
+        return t
+    return t.to(torch.get_autocast_dtype(t.device.type))
 
 
 class _Affine(torch.autograd.Function):

@@ -117,7 +117,7 @@ class SWA:
                 order = list(torch.randperm(len(x), generator=generator).split(self.batch_size))
             rows = order.pop(0).to(x.device)
             optimiser.zero_grad()
-            loss = kd(student(x[rows]), teacher_logits[rows], self.temperature)
+            loss = kd(net.answer(student, x[rows]), teacher_logits[rows], self.temperature)
             loss.backward()
             nn.utils.clip_grad_norm_(student.parameters(), self.max_norm)
             optimiser.step()

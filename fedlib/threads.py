@@ -42,7 +42,7 @@ class Threads:
         # A network holds the tensors that it is working with: every thread needs one of its own. They are put back
         # when all is done: after an interruption, a thread that was left behind may still be using one.
         nets = net.notes.pop(Threads, [])
-        nets += [Net(net.module, net.device, net.dtype) for _ in range(len(parts) - 1 - len(nets))]
+        nets += [Net(net.module, net.device, net.dtype, net.precision) for _ in range(len(parts) - 1 - len(nets))]
         watched = _Until(objective)
         torch.set_num_threads(1)
         try:

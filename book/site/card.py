@@ -11,6 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
+from book import records
 from book.cards import Card
 from book.site import best, citing, elements, notebooks, press, source
 from book.site.elements import Cell
@@ -122,7 +123,7 @@ def last_runs(slug: str) -> Cell:
 
 
 def provenance(facts: dict[str, Any]) -> str:
-    """Date, commit, device, versions, time and memory of a run, in one line."""
+    """Date, commit, device and precision, versions, time and memory of a run, in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in sorted((facts.get("versions") or {}).items()))
     commit = str(facts.get("commit") or "")[:7]
     parts = [
@@ -137,8 +138,9 @@ def provenance(facts: dict[str, Any]) -> str:
 
 
 def device(facts: dict[str, Any]) -> str:
-    """What a run computed on, as the run itself described it."""
-    return str(facts.get("device") or "").replace("1 threads", "1 thread")
+    """What a run computed on, as the run itself described it, and in which precision where that is not the usual."""
+    place = str(facts.get("device") or "").replace("1 threads", "1 thread")
+    return ", in ".join(part for part in (place, records.narrowed(facts)) if part)
 
 
 def day(date: Any) -> str:

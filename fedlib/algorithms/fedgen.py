@@ -155,7 +155,7 @@ class FedGen(FedAvg):
         key, how = (FedGen, self.teaching, self.positive), self.teaching
         if key not in fed.net.notes:
             make = partial(Generator, *self.latent(fed), how.noise_size, how.hidden, self.positive)
-            fed.net.notes[key] = Net(rng.build(make, fed.seed, "generator"), fed.device, fed.dtype)
+            fed.net.notes[key] = Net(rng.build(make, fed.seed, "generator"), fed.device, fed.dtype, fed.net.precision)
         return fed.net.notes[key]
 
     def generate(self, fed: Federation, y: Tensor, noise: Tensor) -> Tensor:

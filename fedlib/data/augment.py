@@ -1,11 +1,15 @@
 """Random augmentations of image batches as plain tensor functions, each image with its own draw.
 
-All take floating-point images [B, C, H, W] and a `torch.Generator`, and return new tensors of the same
-shape. Draws are made on the generator's device: with a CPU generator the same images result on every device.
-With `rng.Several` in place of the generator, several batches laid end to end come out as each would alone.
+All take floating-point images [B, C, H, W] and a source of draws, and return new tensors of the same shape. With a
+`torch.Generator` on the CPU, draws are made there and brought to the images. With `rng.Rows`, each image has a key of
+its own: draws are made where the keys are, and images that are changed together come out as each would alone. Either
+way the same images result on every device.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +17,24 @@ from torch.nn import functional as F
 
 from fedlib.rng import Source, integers, uniform
 
+Change = TypeVar("Change", bound=Callable[..., Tensor])
+
 CACHED = 128  # images padded at a time on a CPU, so that the padded copies stay in its cache
 
 
+def by_row(change: Change) -> Change:
+    """Mark an augmentation as one that treats each image by itself, so that executors may change the batches of many
+    clients at once and draw on the device: ``@augment.by_row`` above ``def mine(x, source): ...``.
+
+    The promise: it hands `source` to functions of this module, or to `rng.integers` and `rng.uniform` with the batch as
+    dimension `rows`, and what becomes of an image depends on nothing but the image and its own draws. Without the mark
+    it gets a `torch.Generator` for each client's batch, and draws on the host.
+    """
+    change.several = True  # type: ignore[attr-defined]
+    return change
+
+
+@by_row
 def random_crop(x: Tensor, padding: int, rng: Source) -> Tensor:
     """Pads each side by `padding` zeros and cuts the original size out at a uniformly drawn place.
 
@@ -38,6 +57,7 @@ def random_crop(x: Tensor, padding: int, rng: Source) -> Tensor:
     return torch.cat(list(map(cut, x.split(CACHED), row.split(CACHED), column.split(CACHED))))
 
 
+@by_row
 def horizontal_flip(x: Tensor, rng: Source, probability: float = 0.5) -> Tensor:
     """Mirrors each image left to right with the given probability."""
     batch, _, _, width = _shape(x)
@@ -49,6 +69,7 @@ def horizontal_flip(x: Tensor, rng: Source, probability: float = 0.5) -> Tensor:
     return x.gather(-1, columns[:, None, None].expand_as(x))
 
 
+@by_row
 def cutout(x: Tensor, size: int, rng: Source, fill: float = 0.0) -> Tensor:
     """Fills a square of `size` x `size` pixels around a uniformly drawn pixel; what falls outside is clipped.
 
@@ -67,14 +88,10 @@ def cutout(x: Tensor, size: int, rng: Source, fill: float = 0.0) -> Tensor:
     return x.masked_fill(hole[:, None], fill)
 
 
+@by_row
 def crop_and_flip(x: Tensor, rng: Source, padding: int = 4) -> Tensor:
     """The usual augmentation for CIFAR: `random_crop` then `horizontal_flip`."""
     return horizontal_flip(random_crop(x, padding, rng), rng)
-
-
-# They take `rng.Several`: executors may change the batches of many clients at once.
-for _change in (random_crop, horizontal_flip, cutout, crop_and_flip):
-    setattr(_change, "several", True)  # noqa: B010
 
 
 def _shape(x: Tensor) -> tuple[int, int, int, int]:

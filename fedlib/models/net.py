@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlib import layers
+from fedlib import layers, precision as precisions
 
 State = dict[str, Tensor]
 """Parameters and buffers of a network by name."""
@@ -56,16 +57,25 @@ class Net:
     """A module seen as a function ``net(state, x)``.
 
     ``state`` is a dictionary of tensors with the module's parameters and buffers. With ``train=True`` BatchNorm
-    normalises by the batch and updates the running statistics *inside the given state, in place*.
+    normalises by the batch and updates the running statistics *inside the given state, in place*. ``precision`` says
+    how exactly products are computed (:mod:`fedlib.precision`; None: as the type says); outputs are of type ``dtype``.
     """
 
-    def __init__(self, module: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        module: nn.Module,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        precision: str | None = None,
+    ):
+        self.precision = precisions.pick(precision, dtype)
         self.module = copy.deepcopy(module).to(device, dtype).train()
         self.parameters: tuple[str, ...] = tuple(n for n, _ in self.module.named_parameters())
         self.buffers: tuple[str, ...] = tuple(n for n, _ in self.module.named_buffers())
         self.device, self.dtype = torch.device(device), dtype
         self._train = Resident(layers.quicken(copy.deepcopy(self.module)))
         self._eval = Resident(layers.quicken(copy.deepcopy(self.module).eval()))
+        self._autocast = precisions.in_effect(self.precision, self.device) == "bf16"
         self.notes: dict[Any, Any] = {}  # what executors have found out about this network
 
     def __getstate__(self) -> dict[str, Any]:
@@ -80,9 +90,8 @@ class Net:
             fixed = {n: t for n, t in self.module.named_buffers() if n not in kept}  # no part of any state
             plain = [(type(m), vars(m) | dict.fromkeys(_IN_STATES)) for m in self.module.modules()]
             names = self.parameters, self.buffers  # of tied tensors only the first
-            self.notes["form"] = (
-                f"{self.module} {shapes} {names} {_told(fixed)} {_told(plain)} {self.device} {self.dtype}"
-            )
+            told = f"{self.module} {shapes} {names} {_told(fixed)} {_told(plain)}"
+            self.notes["form"] = f"{told} {self.device} {self.dtype} {self.precision}"
         return self.notes["form"]
 
     @property
@@ -100,13 +109,33 @@ class Net:
 
     def __call__(self, state: Mapping[str, Tensor], x: Tensor, train: bool = False, **options: Any) -> Tensor:
         """Output of the network: logits [B, C] for a classifier; ``options`` go to the module's forward."""
-        return (self._train if train else self._eval)(state, x, **options)
+        return self.answer(self._train if train else self._eval, state, x, **options)
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """What has to be around all computations with this network, gradients above all, for products to be computed
+        as ``precision`` says. A federation has it around its rounds; training by other means needs it, too::
+
+            with net.arithmetic():
+                loss = criterion(net(state, x, train=True), y)
+                grads = torch.autograd.grad(loss, weights)
+        """
+        return precisions.tf32(self.precision == "tf32")
+
+    def answer(self, compute: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """What ``compute`` gives for the arguments in this network's precision, as tensors of its type."""
+        if not self._autocast:
+            with self.arithmetic() if self.device.type == "cuda" else nullcontext():
+                return compute(*args, **options)
+        # Nothing is cached: what a graph on a device has recorded must not refer to copies made elsewhere.
+        with self.arithmetic(), torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            out = compute(*args, **options)
+        return tuple(t.to(self.dtype) for t in out) if isinstance(out, tuple) else out.to(self.dtype)
 
     def linear(self, state: Mapping[str, Tensor], z: Tensor, layer: str = "head") -> Tensor:
         """The linear layer of that name alone, for its inputs z [B, D]: with ``features=True`` before, one pass gives
         representations and logits.
         """
-        return functional.linear(z, state[f"{layer}.weight"], state.get(f"{layer}.bias"))
+        return self.answer(functional.linear, z, state[f"{layer}.weight"], state.get(f"{layer}.bias"))
 
     @torch.no_grad()
     def predict(self, state: Mapping[str, Tensor], x: Tensor, batch: int = 2048, **options: Any) -> Tensor:

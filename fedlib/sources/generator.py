@@ -81,7 +81,7 @@ class Adversarial:
 
     def network(self, fed: Federation) -> tuple[Net, State]:
         """The generator's network and its weights so far."""
-        net = Net(rng.build(self.generator, fed.seed, "generator"), fed.device, fed.dtype)
+        net = Net(rng.build(self.generator, fed.seed, "generator"), fed.device, fed.dtype, fed.net.precision)
         first = net.initial()
         return net, {n: fed.memory.get(f"generator.{n}", t).clone() for n, t in first.items()}
 

@@ -251,9 +251,17 @@ class TestTogether(Planted):
         Fault(
             "augmentation-the-same-at-every-step",
             "executors.py",
-            "rng.stream(*self.key, i)) if self.augment",
-            "rng.stream(*self.key)) if self.augment",
+            "rng.stream(*self.key, step)",
+            "rng.stream(*self.key)",
             "every batch of a round is changed with the same draws",
+            tests=("test_planted.py::test_every_batch_of_every_round_is_changed_by_draws_of_its_own",),
+        ),
+        Fault(
+            "draws-by-row-the-same-at-every-step",
+            "executors.py",
+            "device=device), step, width)",
+            "device=device), 0, width)",
+            "every batch of a round is changed with the same draws by row",
             tests=("test_planted.py::test_every_batch_of_every_round_is_changed_by_draws_of_its_own",),
         ),
         Fault(
@@ -371,8 +379,8 @@ class TestTogether(Planted):
         Fault(
             "stacked-layers-never-train",
             "stacking.py",
-            "resident = self._train if train else self._eval",
-            "resident = self._eval",
+            "partial(self._one.answer, self._train if train else self._eval)",
+            "partial(self._one.answer, self._eval)",
             "clients computed together train in evaluation mode",
             tests=("test_planted.py::test_training_together_is_training_alone_unchecked[FedAvg-Normed-None]",),
         ),
@@ -411,8 +419,8 @@ class TestTogether(Planted):
         Fault(
             "training-mode-for-answers",
             "models/net.py",
-            "(self._train if train else self._eval)(state, x, **options)",
-            "self._train(state, x, **options)",
+            "self.answer(self._train if train else self._eval, state, x, **options)",
+            "self.answer(self._train, state, x, **options)",
             "a network answers in training mode",
             tests=("test_feddf.py::test_teachers_answer_in_evaluation_mode",),
         ),

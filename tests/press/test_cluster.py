@@ -370,6 +370,7 @@ def test_the_record_says_what_all_parts_took_and_where_they_ran(tree):
     part = own | {"seconds": 10.0, "peak_memory_mb": 9999.0}
     part["evidence"] = own["evidence"] | {
         "device": "H100",
+        "precision": "float32, tf32",
         "versions": {"python": "3.12"},
         "executors": {"two": 1, "one": 3},
     }
@@ -378,6 +379,7 @@ def test_the_record_says_what_all_parts_took_and_where_they_ran(tree):
     assert credit["seconds"] == pytest.approx(own["seconds"] + 11, abs=0.01)
     assert credit["peak_memory_mb"] == 9999.0
     assert credit["evidence"]["device"] == "x86 + H100"
+    assert credit["evidence"]["precision"] == "float32, tf32"
     assert credit["evidence"]["versions"] == {"python": "3.11 + 3.12", "torch": "2"}
     assert credit["evidence"]["executors"] == {"one": 5, "two": 1}
     assert own["evidence"]["device"] == "x86"

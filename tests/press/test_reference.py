@@ -112,6 +112,32 @@ def test_another_processor_may_move_numbers_as_far_as_was_measured(demo):
     assert demo.press("check")[0] == 1, "not here"
 
 
+@pytest.mark.parametrize("exact", [None, "float32", "float32, float64"])
+def test_another_precision_cannot_be_compared_and_no_entry_means_as_the_types_say(demo, exact):
+    demo.pretend("demo", precision=exact)
+    assert demo.press("check")[0] == 0
+    drift_of(demo, {"score/ours": 0.001, "score/base": 0.0})
+    demo.pretend("demo", precision="float32, tf32", **OTHER)
+    status, output = demo.press("check")
+    assert status == 1
+    assert "demo, quick: measured in another precision (as the types say; here tf32), so nothing can be" in output
+    new = reference.accept("demo", "quick")[1]
+    assert new["provenance"]["precision"] == "float32, tf32"
+    assert not reference.same_machine(new, new | {"provenance": new["provenance"] | {"precision": exact}})
+    demo.pretend("demo", precision="tf32", **OTHER)
+    assert demo.press("check")[0] == 0
+
+
+def test_evidence_from_before_precision_was_noted_stays_valid(demo):
+    content = reference.committed("demo", "quick")
+    del content["provenance"]["precision"]
+    content["digest"] = records.digest(content)
+    files.write(chapters.evidence_path("demo", "quick"), reference.layout(content))
+    assert reference.committed("demo", "quick") == content
+    demo.pretend("demo", precision="float32")
+    assert demo.press("check")[0] == 0
+
+
 def test_where_nothing_was_measured_nothing_can_be_compared(demo):
     demo.pretend("demo", **OTHER)
     status, output = demo.press("check")

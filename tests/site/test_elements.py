@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from book.site import elements, evidence, source
+from book.site import card, elements, evidence, source
 
 
 @pytest.mark.parametrize("verdict", list(elements.SIGNS))
@@ -82,3 +82,16 @@ def contrast(one: str, other: str) -> float:
 
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("precision", "shown"),
+    [
+        (None, "NVIDIA H100"),
+        ("float32, float64", "NVIDIA H100"),
+        ("float32, tf32", "NVIDIA H100, in tf32"),
+        ("tf32 (here: float32)", "NVIDIA H100, in tf32 (here: float32)"),
+    ],
+)
+def test_a_run_names_its_precision_where_it_is_not_that_of_its_types(precision, shown):
+    assert card.device({"device": "NVIDIA H100", "precision": precision}) == shown

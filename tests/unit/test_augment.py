@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from fedlib.data import augment
-from fedlib.rng import Several
+from fedlib.rng import Rows, rows
 
 seeds = st.integers(0, 1000)
 
@@ -108,23 +108,61 @@ def test_cutout_fills_with_what_is_asked():
 # --- the batches of several clients at once
 
 
+def by_row(count: int, seed: int, step: int = 0) -> Rows:
+    return Rows(rows(torch.tensor([seed]), step, count)[:, 0])
+
+
 @pytest.mark.parametrize("name", ALL)
 @settings(deadline=None, max_examples=40)
 @given(
-    counts=st.lists(st.integers(0, 5), min_size=1, max_size=6),
+    clients=st.integers(1, 4),
+    width=st.integers(0, 5),
+    step=st.integers(0, 9),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
-    seed=seeds,
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )
-def test_several_batches_at_once_have_the_bits_of_one_by_one(name, counts, shape, seed, dtype):
-    x = torch.randn(sum(counts), *shape, generator=rng(seed)).to(dtype)
-    alone, together = ([rng(seed + i) for i in range(len(counts))] for _ in range(2))
-    wanted = torch.cat([ALL[name](part, g) for part, g in zip(x.split(counts), alone, strict=True)])
-    found = ALL[name](x, Several(together, counts))
-    assert torch.equal(found, wanted)
+def test_batches_of_many_clients_at_once_have_the_bits_of_one_by_one(name, clients, width, step, shape, dtype):
+    x = torch.randn(width, clients, *shape, generator=rng(step)).to(dtype)
+    found = ALL[name](x.flatten(0, 1), Rows(rows(torch.arange(clients), step, width).flatten()))
     assert found.dtype == dtype
-    for a, b in zip(alone, together, strict=True):  # and the next draws are the same, too
-        assert torch.equal(a.get_state(), b.get_state())
+    for k in range(clients):
+        for n in range(width + 1):  # padding after the client's n rows changes nothing for them
+            alone = ALL[name](x[:n, k], by_row(n, k, step))
+            assert torch.equal(found.view_as(x)[:n, k], alone)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_draws_by_row_differ_between_images_clients_and_steps(name):
+    x = torch.arange(1.0, 1 + 64).view(1, 1, 8, 8).expand(60, -1, -1, -1)
+    out = ALL[name](x, by_row(60, 0))
+    assert len({tuple(o.flatten().tolist()) for o in out}) > 1
+    for other in (by_row(60, 1), by_row(60, 0, step=1)):
+        assert not torch.equal(ALL[name](x, other), out)
+
+
+def test_laws_hold_for_draws_by_row():
+    """Every place, every side and every centre, each as often as another."""
+    number = 9000
+    x = torch.arange(1.0, 10).view(1, 1, 3, 3).expand(number, -1, -1, -1)
+    centre = augment.random_crop(x, 1, by_row(number, 0))[:, 0, 1, 1].long()
+    assert torch.allclose(centre.bincount(minlength=10)[1:] / 1000, torch.ones(9), atol=0.12)
+    hole = (augment.cutout(x, 1, by_row(number, 0)) == 0).flatten(1).double()
+    assert torch.equal(hole.sum(1), torch.ones(number, dtype=torch.float64))
+    assert torch.allclose(hole.sum(0) / 1000, torch.ones(9, dtype=torch.float64), atol=0.12)
+    flipped = augment.horizontal_flip(x, by_row(number, 0), 0.25)[:, 0, 0, 0] == 3
+    assert float(flipped.double().mean()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_composed_augmentation_keeps_the_mark_when_it_says_so():
+    def plain(x, source):
+        return augment.cutout(augment.crop_and_flip(x, source), 3, source)
+
+    marked = augment.by_row(lambda x, source: plain(x, source))
+    assert (marked.several, hasattr(plain, "several")) == (True, False)
+    x = torch.randn(6, 1, 8, 8)
+    found = marked(x, Rows(rows(torch.arange(2), 0, 3).T.flatten()))  # client after client
+    assert torch.equal(found[3:], plain(x[3:], by_row(3, 1)))
+    assert torch.equal(marked(x, rng(0)), plain(x, rng(0)))
 
 
 def test_many_images_are_cut_in_parts_with_the_same_bits(monkeypatch):
@@ -137,9 +175,10 @@ def test_many_images_are_cut_in_parts_with_the_same_bits(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", ALL)
 def test_a_gpu_gives_the_same_bits(name):
-    x, counts = torch.randn(300, 3, 32, 32), [100, 0, 200]
-    here, there = (Several([rng(i) for i in range(3)], counts) for _ in range(2))
-    assert torch.equal(ALL[name](x.cuda(), here).cpu(), ALL[name](x, there))
+    x = torch.randn(300, 3, 32, 32)
+    assert torch.equal(ALL[name](x.cuda(), rng(1)).cpu(), ALL[name](x, rng(1)))
+    there = Rows(rows(torch.tensor([1], device="cuda"), 2, 300)[:, 0])
+    assert torch.equal(ALL[name](x.cuda(), there).cpu(), ALL[name](x, by_row(300, 1, step=2)))
 
 
 def test_gradients_pass_through_the_augmentations():
@@ -169,10 +208,8 @@ def test_the_bits_are_pinned(name):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Several([rng(0)], [1, 2]), "1 generators and the counts"),
-        (lambda: Several([], []), "one count of 0 or more rows is needed for each generator"),
-        (lambda: Several([rng(0)], [-1]), r"\[-1\]"),
-        (lambda: augment.horizontal_flip(torch.zeros(4, 1, 4, 4), Several([rng(0)] * 2, [1, 2])), "3 rows.*has 4"),
+        (lambda: augment.horizontal_flip(torch.zeros(4, 1, 4, 4), by_row(3, 0)), "3 rows.*has 4"),
+        (lambda: augment.random_crop(torch.zeros(4, 1, 4, 4), 1, by_row(3, 0)), "3 rows.*has 4"),
         (lambda: augment.random_crop(torch.zeros(2, 3, 4), 1, rng(0)), r"expected floating point \[B, C, H, W\]"),
         (lambda: augment.cutout(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 1, rng(0)), "uint8"),
         (lambda: augment.random_crop(torch.zeros(1, 1, 4, 4), -1, rng(0)), "padding is -1"),

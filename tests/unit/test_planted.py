@@ -32,6 +32,7 @@ from fedlib.algorithms.fedgen import Teaching
 from fedlib.batched import train_stacked
 from fedlib.calibration import Calibration, Moments, sample
 from fedlib.data import digits
+from fedlib.data.augment import by_row
 from fedlib.data.dataset import draw
 from fedlib.executors import Context, sequential
 from fedlib.federation import Local, together
@@ -228,17 +229,21 @@ def test_every_phase_of_a_round_shuffles_anew():
     assert any(not torch.equal(head[k], base[k]) for k in head)
 
 
-def test_every_batch_of_every_round_is_changed_by_draws_of_its_own():
-    seeds = []
+@pytest.mark.parametrize("mark", [by_row, lambda change: change])
+def test_every_batch_of_every_round_is_changed_by_draws_of_its_own(mark):
+    seen, batches = [], []
 
-    def watched(x, generator):
-        seeds.append(generator.initial_seed())
+    @mark
+    def watched(x, source):
+        seen.extend(source.keys.tolist() if isinstance(source, rng.Rows) else [source.initial_seed()])
+        batches.append(len(x) if isinstance(source, rng.Rows) else 1)
         return x
 
     fed = federation(local=Local(2, 8, 0.1, augment=watched), participation=1.0)
     fed.run(3)
-    assert len(seeds) == 3 * 2 * sum(-(-len(rows) // 8) for rows in fed.split)
-    assert len(set(seeds)) == len(seeds)
+    assert len(batches) == 3 * 2 * sum(-(-len(rows) // 8) for rows in fed.split)
+    assert len(seen) == sum(batches)
+    assert len(set(seen)) == len(seen)
 
 
 def test_virtual_features_of_each_class_have_noise_of_their_own():

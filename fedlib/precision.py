@@ -1,0 +1,87 @@
+"""How exactly products are computed: a setting of a run, with what torch must be told for it.
+
+================  =====================================================================================================
+the type's name   ``"float32"``, ``"float64"``: every product in the type of the weights. TF32 is off, which PyTorch
+                  otherwise uses in cuDNN's convolutions without being asked.
+``"tf32"``        CUDA's matrix products and convolutions round their factors to 10 bits of mantissa, and sum in
+                  float32. A device without TF32 computes in float32.
+``"bf16"``        A network's forward pass and its gradient compute in bfloat16 (8 bits) under ``torch.autocast``;
+                  weights, losses, gradients of weights and whatever is summed over clients stay float32.
+================  =====================================================================================================
+
+The last two are for float32 networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from fedlib import require
+
+NARROW = ("tf32", "bf16")
+
+used: set[str] = set()
+"""What federations of this process computed in, as :func:`in_effect` says it."""
+
+_cudnn: Any = torch.backends.cudnn
+_onednn: Any = torch.backends.mkldnn
+_PLACES = (torch.backends.cuda.matmul, _cudnn.conv, _cudnn.rnn, _onednn.matmul, _onednn.conv, _onednn.rnn)
+
+
+def pick(precision: str | None, dtype: torch.dtype) -> str:
+    """The name of a precision for networks of a type; None stands for the type itself. Raises ValueError for a name
+    that is unknown, or not for this type.
+    """
+    own = str(dtype).removeprefix("torch.")
+    if precision is None:
+        return own
+    allowed = (own, *NARROW) if dtype == torch.float32 else (own,)
+    return require.one_of(f"precision of {own} networks", precision, allowed)
+
+
+def in_effect(precision: str, device: torch.device) -> str:
+    """What a precision comes to on a device: itself, or ``"tf32 (here: float32)"``."""
+    if precision == "tf32":
+        there = device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        there = precision != "bf16" or device.type in ("cpu", "cuda")
+    return precision if there else f"{precision} (here: float32)"
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """TF32 in CUDA's products and cuDNN's convolutions, or exact float32 there and on the processor; afterwards the
+    process has the settings that it had. Gradients, too, must be computed within.
+
+    The settings are those of the whole process: threads that want different ones must not run at the same time.
+    """
+    before, legacy = [place.fp32_precision for place in _PLACES], _legacy()
+    wanted = ["tf32" if allowed and i < 3 else "ieee" for i in range(len(_PLACES))]
+    if [p == "tf32" for p in before] == [p == "tf32" for p in wanted] and "bf16" not in before:
+        yield
+        return
+    _tell(wanted, "high" if allowed else "highest")
+    try:
+        yield
+    finally:
+        _tell(before, legacy or ("high" if before[0] == "tf32" else "highest"))
+
+
+def _legacy() -> str | None:
+    """What PyTorch's older setting says; None where it cannot be read beside the newer ones."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
+def _tell(places: list[str], legacy: str) -> None:
+    """The older settings first, which change the newer ones: who reads them finds both agree, or gets an error."""
+    torch.set_float32_matmul_precision(legacy)
+    _cudnn.allow_tf32 = places[1] == "tf32"
+    for place, precision in zip(_PLACES, places, strict=True):
+        place.fp32_precision = precision

@@ -1,0 +1,187 @@
+"""A workspace whose tensors stay where they are, so that captured steps may be kept from round to round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlib.executors import Context, Objective
+from fedlib.graphs import Graphs
+from fedlib.models.net import State
+from fedlib.optim import SGD, Memory
+from fedlib.plan import Batch, Plan
+from fedlib.stacking import Stack, StackedNet
+from fedlib.workspace import Workspace, keys
+
+ROOM = 1.25  # how much larger than today tensors are made whose size differs from round to round
+ROUNDING = 64  # units in the last place of the largest weight, that a step may differ by
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a captured step: how many ``clients`` it computes, and whether every batch is ``whole``, without padding, for
+    networks that have to know.
+    """
+
+    clients: int
+    whole: bool
+
+
+class Asked(Context):
+    """A context that notes when it is asked for the round, which a capture would bake in."""
+
+    asked = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "round":
+            self.asked = True
+        return super().__getattribute__(name)
+
+
+class Fixed(Workspace):
+    """A workspace for K clients that is filled anew every round.
+
+    The step that comes next is told by ``cursor`` [1], the rate of learning by ``rate`` []. For BatchNorm, a client
+    that has finished counts as one with a whole batch: without any sample its activations would grow from layer to
+    layer. ``replays`` are the captured steps, ``refused`` says why others are not, ``tried`` in which round each was
+    compared with a plain one; ``rounds`` counts how often the workspace was filled.
+    """
+
+    def __init__(self, net: StackedNet, plan: Plan, objective: Objective, optimiser: SGD, facts: list):
+        super().__init__(net, plan, objective, optimiser)
+        self.facts, self.graphs, self.rounds = facts, None, 1
+        self.replays: dict[Shape, Callable[[], None]] = {}
+        self.refused: dict[Shape, str] = {}
+        self.tried: dict[Shape, int] = {}
+        if not isinstance(self.received, Stack):
+            self.received = {n: t.clone() for n, t in self.received.items()}
+        self.cursor = torch.zeros(1, dtype=torch.int64, device=net.device)
+        self.rate = torch.zeros((), dtype=net.dtype, device=net.device)
+        self.rows, self.share, self.counts = (_roomy(t) for t in (self.rows, self.share, self.counts))
+        self.norm_share, self.norm_counts = torch.empty_like(self.share), torch.empty_like(self.counts)
+        if plan.gathered:
+            self.x, self.y = _roomy(plan.x), _roomy(plan.y)
+        self._load_plan(plan)
+
+    graphs: Graphs | None
+
+    def reads(self, plan: Plan) -> bool:
+        """Whether its captures read the plan's samples."""
+        return plan.gathered or (plan.x is self.x and plan.y is self.y)
+
+    def holds(self, plan: Plan) -> bool:
+        """Whether there is room for the plan."""
+        return plan.steps <= len(self.rows) and (not plan.gathered or len(plan.x) <= len(self.x))
+
+    def load(self, plan: Plan, objective: Objective) -> None:
+        """Another round: the plan's clients where they start."""
+        self.plan, self.objective, self.round = plan, objective, plan.tasks[0].context.round
+        self.rounds += 1
+        _fill(self.states, [t.state for t in plan.tasks])
+        _fill(self.own, [t.context.own for t in plan.tasks])
+        if isinstance(self.received, Stack):
+            _fill(self.received, [t.context.received for t in plan.tasks])
+        else:
+            for n, t in plan.tasks[0].context.received.items():
+                self.received[n].copy_(t)
+        for slot in self.memory.values():
+            for t in slot.values():
+                t.zero_()
+        self.totals.zero_()
+        self.cursor.zero_()
+        if self.keys is not None:
+            self.keys.copy_(keys(plan.tasks))
+        self._load_plan(plan)
+
+    def _load_plan(self, plan: Plan) -> None:
+        idle = plan.counts == 0
+        norm_share = np.where(idle[:, None], 1 / plan.width, plan.share)
+        norm_counts = np.where(idle, plan.width, plan.counts)
+        for buffer, values in (
+            (self.rows, plan.rows),
+            (self.share, plan.share),
+            (self.counts, plan.counts),
+            (self.norm_share, norm_share),
+            (self.norm_counts, norm_counts),
+        ):
+            buffer[: plan.steps].copy_(torch.from_numpy(values))
+        if plan.gathered:
+            self.x[: len(plan.x)].copy_(plan.x)
+            self.y[: len(plan.y)].copy_(plan.y)
+
+    def next(self, shape: Shape) -> Batch:
+        """The batch under the cursor."""
+        k = shape.clients
+
+        def here(t: Tensor) -> Tensor:
+            return t.index_select(0, self.cursor)[0]
+
+        rows, share = here(self.rows)[:, :k], here(self.share)[:, :k]
+        if shape.whole:
+            return Batch(rows, share, share, None, 0, self.cursor)
+        return Batch(rows, share, here(self.norm_share)[:, :k], here(self.norm_counts)[:k], 2, self.cursor)
+
+    def by_rate(self, params: State, grads: State, memory: Memory) -> None:
+        """The optimiser's rule with the rate that is in ``rate``."""
+        self.optimiser.step_by(params, grads, memory, self.rate)
+
+    def snapshot(self) -> list[Tensor]:
+        """A copy of all that a step changes."""
+        return [t.clone() for t in self._changing()]
+
+    def restore(self, snapshot: Sequence[Tensor]) -> None:
+        """Everything as it was."""
+        for t, kept in zip(self._changing(), snapshot, strict=True):
+            t.copy_(kept)
+
+    def _changing(self) -> list[Tensor]:
+        slots = [t for slot in self.memory.values() for t in slot.values()]
+        return [*self.states.values(), *slots, self.totals, self.cursor]
+
+
+def like(work: Fixed, before: Sequence[Tensor], expected: Sequence[Tensor], found: Sequence[Tensor], k: int) -> bool:
+    """Whether a step gave the first k clients what was expected, to rounding: weights and statistics as a share of how
+    far each client's moved, velocities and losses as a share of their size.
+    """
+    room, dtype = tolerance(work.net), work.net.dtype
+    names, slots = list(work.states), [n for slot in work.memory.values() for n in slot]
+    kinds = ["weights" if n in work.net.parameters else "statistics" for n in names] + ["velocity"] * len(slots)
+    start, plain, captured = ([t[:k].reshape(k, -1) for t in s[: len(kinds) + 1]] for s in (before, expected, found))
+    for kind in dict.fromkeys(kinds):
+        of = [i for i, (name, t) in enumerate(zip(kinds, plain, strict=False)) if name == kind and t.numel()]
+        floating = [i for i in of if plain[i].is_floating_point()]
+        if not all(torch.equal(plain[i], captured[i]) for i in of if i not in floating):
+            return False
+        if floating:
+            base = [torch.zeros_like(t) if kind == "velocity" else t for t in start]
+            a, b, c = (torch.cat([s[i] for i in floating], 1) for s in (base, plain, captured))
+            least = ROUNDING * torch.finfo(dtype).eps * b.abs().amax(1).clamp(min=1.0)
+            if not bool(((c - b).abs().amax(1) <= room * (b - a).abs().amax(1) + least).all()):
+                return False
+    loss, again = plain[len(kinds)] - start[len(kinds)], captured[len(kinds)] - start[len(kinds)]
+    return bool(((again - loss).abs() <= room * loss.abs().clamp(min=1.0)).all())
+
+
+def tolerance(net: StackedNet) -> float:
+    """What two ways to compute a step may differ by, as a share of the largest change. On an accelerator, float32 may
+    mean products in TF32.
+    """
+    if torch.is_autocast_enabled(net.device.type):
+        return 5e-2
+    if net.dtype == torch.float64:
+        return 1e-9
+    return 1e-3 if net.device.type == "cpu" else 1e-2
+
+
+def _roomy(t: Tensor) -> Tensor:
+    return t.new_zeros(int(len(t) * ROOM) + 1, *t.shape[1:])
+
+
+def _fill(stack: Stack, states: Sequence[Mapping[str, Tensor]]) -> None:
+    for n, t in stack.items():
+        torch.stack([s[n] for s in states], out=t)

@@ -29,27 +29,14 @@ def batched(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, l
 
 
 def train_stacked(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float) -> list[float]:
-    """The work of :func:`batched`, for what :func:`unstackable` has passed.
+    """The work of :func:`batched`, for what :func:`unstackable` has passed. Steps are captured where that is possible;
+    :func:`steps_of` says what became of it.
 
     When the device has no memory for all clients at once, half as many are taken, from then on with this network; one
     client that does not fit is an error.
     """
-    losses: list[float] = []
     net.notes["steps"] = ""
-    while len(losses) < len(tasks):
-        some = tasks[len(losses) :][: net.notes.get("most clients", len(tasks))]
-        try:
-            losses += _train(net, some, objective, optimiser, lr, CAPTURE)
-        except torch.OutOfMemoryError:
-            if len(some) == 1:
-                raise
-            net.notes["most clients"] = -(-len(some) // 2)
-            capture.drop(net)
-        else:
-            continue
-        if net.device.type == "cuda":  # out of the handler, whose traceback keeps the tensors of the step alive
-            torch.cuda.empty_cache()
-    return losses
+    return _in_parts(net, tasks, objective, optimiser, lr, CAPTURE)
 
 
 def steps_of(net: Net) -> str:
@@ -73,12 +60,31 @@ def unstackable(net: Net, objective: Objective, tasks: list[Task]) -> str:
         return f"objective {getattr(objective, '__qualname__', objective)} is not marked per_sample"
     if getattr(objective, "__hash__", None) is None:
         return f"objective {objective} cannot be remembered: give its class a __hash__"
-    return promise.broken(net, objective, tasks, _train)
+    return promise.broken(net, objective, tasks, _in_parts)
 
 
-def _train(
+def _in_parts(
     net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float, captured: bool = False
 ) -> list[float]:
+    """As many clients at once as there is memory for; those that are done are never trained again."""
+    losses: list[float] = []
+    while len(losses) < len(tasks):
+        some = tasks[len(losses) :][: net.notes.get("most clients", len(tasks))]
+        try:
+            losses += _train(net, some, objective, optimiser, lr, captured)
+        except torch.OutOfMemoryError:
+            if len(some) == 1:
+                raise
+            net.notes["most clients"] = -(-len(some) // 2)
+            capture.drop(net)
+        else:
+            continue
+        if net.device.type == "cuda":  # after the handler: its traceback keeps the tensors of the step alive
+            torch.cuda.empty_cache()
+    return losses
+
+
+def _train(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float, captured: bool) -> list[float]:
     """All clients' steps.
 
     Clients are ordered by their number of steps, so that those at work are always the first k of the stack. Smaller

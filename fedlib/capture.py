@@ -36,8 +36,8 @@ TRIES = 3  # workspaces that served one round only, until no more are made
 
 @dataclass
 class Captures:
-    """What is kept for one network: workspaces, the last used at the end; how often one served a single round; and
-    what else a capture would depend on for which there is none, with the reason.
+    """What is kept for one network: workspaces, the last used at the end; how many served a single round; and facts
+    for which there is no capture, with the reason.
     """
 
     spaces: list[Fixed] = field(default_factory=list)
@@ -46,8 +46,6 @@ class Captures:
 
     def why_not(self, facts: list) -> str:
         """Why no step of these facts is captured, in words; empty when it may be tried."""
-        if self.wasted >= TRIES:
-            return "what they depend on changes from round to round"
         return next((reason for known, reason in self.refused if seen.same(known, facts)), "")
 
     def space(self, net: StackedNet, plan: Plan, objective: Objective, optimiser: SGD, facts: list) -> Fixed | None:
@@ -56,16 +54,14 @@ class Captures:
         if old is not None and old.holds(plan):
             self.spaces.remove(old)
             self.spaces.append(old)
-            self.wasted = 0
             old.load(plan, objective)
             return old
+        if self.wasted >= TRIES:
+            return None
         gone = [old] if old is not None else self.spaces[: max(0, len(self.spaces) + 1 - KEPT)]
         self.wasted += sum(s.rounds == 1 for s in gone)
         for space in gone:
             self.spaces.remove(space)
-        if self.wasted >= TRIES:
-            self.spaces.clear()
-            return None
         self.spaces.append(Fixed(net, plan, objective, optimiser, facts))
         return self.spaces[-1]
 
@@ -91,7 +87,8 @@ def train(
         reason = f"no {OFTEN} steps of a round have one shape"
     work = None if reason else captures.space(stacked, plan, objective, optimiser, facts)
     if work is None:
-        net.notes["steps"] = f"steps not captured: {reason or captures.why_not(facts)}"
+        reason = reason or "what they depend on changes from round to round"
+        net.notes["steps"] = f"steps not captured: {reason}"
         return None
     result, plain = _run(work, shapes, lr)
     made, reason = len(work.replays), "; ".join(sorted(set(work.refused.values())))
@@ -166,8 +163,8 @@ def _run(work: Fixed, shapes: list[Shape | None], lr: float) -> tuple[tuple[dict
     left, step = work.clients, None
 
     def leave(first: int) -> None:
-        for done, t in zip((*states.values(), totals), (*work.states.values(), work.totals), strict=True):
-            done[first:left].copy_(t[first:left])
+        done, now = (*states.values(), totals), (*work.states.values(), work.totals)
+        torch._foreach_copy_([t[first:left] for t in done], [t[first:left] for t in now])
 
     work.rate.fill_(lr)
     for i, (k, shape) in enumerate(zip(plan.at_work, shapes, strict=True)):
@@ -220,6 +217,8 @@ def _replay(work: Fixed, shape: Shape, i: int) -> Callable[[], None] | None:
         work.restore(before)
         work.rate.copy_(rate)
     if old and reason:
+        work.refused |= dict.fromkeys(work.replays, reason)
+        work.replays.clear()
         raise RuntimeError(
             f"{reason} in round {work.round}, where in an earlier one it did not; the rounds between may be wrong. Run "
             "again with fedlib.batched.CAPTURE = False"

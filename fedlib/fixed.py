@@ -19,6 +19,7 @@ from fedlib.stacking import Stack, StackedNet
 from fedlib.workspace import Workspace, keys
 
 ROOM = 1.25  # how much larger than today tensors are made whose size differs from round to round
+COPIED = 2**26  # bytes of targets that may be others in every round, such as a consensus
 ROUNDING = 64  # units in the last place of the largest weight, that a step may differ by
 
 
@@ -64,19 +65,20 @@ class Fixed(Workspace):
         self.rate = torch.zeros((), dtype=net.dtype, device=net.device)
         self.rows, self.share, self.counts = (_roomy(t) for t in (self.rows, self.share, self.counts))
         self.norm_share, self.norm_counts = torch.empty_like(self.share), torch.empty_like(self.counts)
-        if plan.gathered:
-            self.x, self.y = _roomy(plan.x), _roomy(plan.y)
+        self.x = _roomy(plan.x) if plan.gathered else plan.x
+        self.copies_targets = plan.gathered or plan.y.nbytes <= COPIED
+        self.y = _roomy(plan.y) if self.copies_targets else plan.y
         self._load_plan(plan)
 
     graphs: Graphs | None
 
     def reads(self, plan: Plan) -> bool:
         """Whether its captures read the plan's samples."""
-        return plan.gathered or (plan.x is self.x and plan.y is self.y)
+        return (plan.gathered or plan.x is self.x) and (self.copies_targets or plan.y is self.y)
 
     def holds(self, plan: Plan) -> bool:
         """Whether there is room for the plan."""
-        return plan.steps <= len(self.rows) and (not plan.gathered or len(plan.x) <= len(self.x))
+        return plan.steps <= len(self.rows) and len(plan.x) <= len(self.x) and len(plan.y) <= len(self.y)
 
     def load(self, plan: Plan, objective: Objective) -> None:
         """Another round: the plan's clients where they start."""
@@ -110,9 +112,9 @@ class Fixed(Workspace):
             (self.norm_counts, norm_counts),
         ):
             buffer[: plan.steps].copy_(torch.from_numpy(values))
-        if plan.gathered:
-            self.x[: len(plan.x)].copy_(plan.x)
-            self.y[: len(plan.y)].copy_(plan.y)
+        for new, own in ((plan.x, self.x), (plan.y, self.y)):
+            if new is not own:
+                own[: len(new)].copy_(new)
 
     def next(self, shape: Shape) -> Batch:
         """The batch under the cursor."""
@@ -146,25 +148,33 @@ class Fixed(Workspace):
 
 def like(work: Fixed, before: Sequence[Tensor], expected: Sequence[Tensor], found: Sequence[Tensor], k: int) -> bool:
     """Whether a step gave the first k clients what was expected, to rounding: weights and statistics as a share of how
-    far each client's moved, velocities and losses as a share of their size.
+    far each client's moved, velocities and losses as a share of their size. Takes snapshots from before the step, and
+    from after it.
     """
-    room, dtype = tolerance(work.net), work.net.dtype
-    names, slots = list(work.states), [n for slot in work.memory.values() for n in slot]
-    kinds = ["weights" if n in work.net.parameters else "statistics" for n in names] + ["velocity"] * len(slots)
-    start, plain, captured = ([t[:k].reshape(k, -1) for t in s[: len(kinds) + 1]] for s in (before, expected, found))
-    for kind in dict.fromkeys(kinds):
-        of = [i for i, (name, t) in enumerate(zip(kinds, plain, strict=False)) if name == kind and t.numel()]
-        floating = [i for i in of if plain[i].is_floating_point()]
-        if not all(torch.equal(plain[i], captured[i]) for i in of if i not in floating):
-            return False
-        if floating:
-            base = [torch.zeros_like(t) if kind == "velocity" else t for t in start]
-            a, b, c = (torch.cat([s[i] for i in floating], 1) for s in (base, plain, captured))
-            least = ROUNDING * torch.finfo(dtype).eps * b.abs().amax(1).clamp(min=1.0)
-            if not bool(((c - b).abs().amax(1) <= room * (b - a).abs().amax(1) + least).all()):
+    kinds = ["weights" if n in work.net.parameters else "statistics" for n in work.states]
+    kinds += [kind for kind, slot in work.memory.items() for _ in slot]
+    share, eps = tolerance(work.net), torch.finfo(work.net.dtype).eps
+    room: dict[str, Tensor] = {}
+    gaps: dict[str, Tensor] = {}
+    for kind, *states in zip([*kinds, "losses"], before, expected, found, strict=False):
+        start, plain, captured = (t[:k].reshape(k, -1) for t in states)
+        if not plain.is_floating_point():
+            if not torch.equal(plain, captured):
                 return False
-    loss, again = plain[len(kinds)] - start[len(kinds)], captured[len(kinds)] - start[len(kinds)]
-    return bool(((again - loss).abs() <= room * loss.abs().clamp(min=1.0)).all())
+            continue
+        change = _most(plain - start if kind in ("weights", "statistics") else plain)
+        allowed = share * change.clamp(min=1.0 if kind == "losses" else 0.0) + ROUNDING * eps * _most(plain).clamp(
+            min=1.0
+        )
+        room[kind] = torch.maximum(room.get(kind, allowed), allowed)
+        gap = _most(captured - plain)
+        gaps[kind] = torch.maximum(gaps.get(kind, gap), gap)
+    return all(bool((gaps[kind] <= room[kind]).all()) for kind in gaps)
+
+
+def _most(t: Tensor) -> Tensor:
+    """Each client's largest magnitude [k]."""
+    return t.abs().amax(1) if t.shape[1] else t.new_zeros(len(t))
 
 
 def tolerance(net: StackedNet) -> float:

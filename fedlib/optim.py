@@ -49,11 +49,19 @@ class SGD:
         torch._foreach_add_(weights, direction, alpha=-(self.lr if lr is None else lr))
 
     @torch.no_grad()
-    def step_by(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], memory: Memory, rate: Tensor) -> None:
-        """The same rule with its rate in a tensor [] on the device of the weights, of their type: nothing is read by
-        the host. One fused update in single precision.
+    def step_by(
+        self,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        memory: Memory,
+        rate: Tensor,
+        fused: bool | None = None,
+    ) -> None:
+        """The same rule with its rate in a tensor [], of the type and on the device of the weights: nothing is read by
+        the host. One fused update where that takes a rate of this type, which on a GPU is float32 only.
         """
-        if rate.dtype != torch.float32 and rate.device.type != "cpu":  # its kernel would read the rate as a float
+        fused = (rate.dtype == torch.float32 or rate.device.type == "cpu") if fused is None else fused
+        if not fused:
             weights, direction = self._direction(params, grads, memory)
             torch._foreach_sub_(weights, torch._foreach_mul(direction, rate))
             return

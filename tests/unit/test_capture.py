@@ -25,7 +25,7 @@ from fedlib.algorithms import FedAvg, FedNTD, FedProx
 from fedlib.batched import steps_of
 from fedlib.executors import Diverged, per_sample
 from fedlib.federation import Local, together
-from fedlib.fixed import Shape
+from fedlib.fixed import Fixed, Shape
 from fedlib.losses import cross_entropy
 from fedlib.models import ResNet8, SmallCNN
 from fedlib.models.net import Net
@@ -87,6 +87,15 @@ def test_rates_that_decay_need_no_new_capture(momentum, weight_decay):
 @pytest.mark.parametrize("algorithm", [FedAvg, lambda: FedNTD(1.0, 2.0), Pulled])
 def test_equal_for_clients_of_any_sizes(sizes, batch_size, algorithm):
     agree(algorithm, 3, sizes=sizes, local=Local(2, batch_size, 0.1, 0.5))
+
+
+@pytest.mark.parametrize("model", [small, Normed])
+@pytest.mark.parametrize("algorithm", [FedAvg, lambda: FedNTD(1.0, 2.0), Pulled])
+def test_who_has_finished_is_computed_on_and_keeps_what_it_had(model, algorithm):
+    """Six, then five and four clients are at work in the capture for six."""
+    _, fed = agree(algorithm, sizes=(3, 10, 19, 18, 20, 24), model=model, local=Local(2, 8, 0.1, 0.9, 0.05))
+    (space,) = fed.net.notes["captures"].spaces
+    assert {shape.clients for shape in space.replays} == {6}
 
 
 @settings(deadline=None, max_examples=15)
@@ -168,15 +177,26 @@ def test_a_client_that_has_finished_stays_finite_beside_batchnorm():
     """Without any sample, every normalisation would blow its activations up by one over the root of epsilon."""
 
     def deep():
-        return nn.Sequential(*(layer for _ in range(200) for layer in (nn.Linear(5, 5), nn.BatchNorm1d(5))))
+        return nn.Sequential(*(layer for _ in range(30) for layer in (nn.Linear(5, 5), nn.BatchNorm1d(5))))
 
-    net, finite = Net(rng.build(deep, 0), dtype=torch.float32), []
-    fed = federation(model=deep, sizes=(8, 8, 64), dtype=torch.float32, executor="batched", participation=1.0)
+    sizes = (10, 10, *[36] * 4)  # two finish first, and the capture for six goes on, with padding at the end
+    fed = federation(model=deep, sizes=sizes, dtype=torch.float32, executor=batched.train_stacked, participation=1.0)
     fed.run(1)
-    for t in fed.net.notes["captures"].spaces[0].states.values():
-        finite.append(bool(t.isfinite().all()))
-    assert len(finite) == len(net.initial())
-    assert all(finite)
+    (space,) = fed.net.notes["captures"].spaces
+    assert set(space.replays) == {Shape(6, True), Shape(6, False)}
+    assert all(bool(t.isfinite().all()) for t in space.states.values())
+
+
+def test_a_client_that_has_finished_counts_as_one_with_a_whole_batch():
+    made = plan((10, 10, *[36] * 4), 8, model=Normed)
+    net = stacking.stacked(Net(rng.build(Normed, 0), dtype=FLOAT))
+    work = Fixed(net, made, FedAvg().objective, SGD(0.1), [])
+    for i, (k, rest) in enumerate(zip(made.at_work, (8, 8, 8, 8, 4), strict=True)):
+        work.cursor.fill_(i)
+        batch = work.next(Shape(6, False))
+        assert batch.counts.tolist() == ([8] * 6 if i == 0 else [8] * 4 + [2] * 2 if i == 1 else [rest] * 4 + [8] * 2)
+        assert torch.allclose(batch.norm_share.sum(0), torch.ones(6, dtype=FLOAT))
+        assert torch.equal(batch.share.sum(0) > 0, torch.arange(6) < k)
 
 
 # --- augmentation ------------------------------------------------------------------------------------------
@@ -259,7 +279,7 @@ def test_an_attribute_that_changes_is_seen():
     def change(algorithm, i):
         algorithm.weight = 1.0 if i < 2 else 2.0
 
-    assert changing(change, 4)[0] == [3, 0, 3, 0]
+    assert changing(change, 3)[0] == [3, 0, 3]
 
 
 def test_a_small_tensor_that_is_replaced_is_seen():
@@ -288,7 +308,7 @@ def test_the_capture_of_another_objective_is_never_taken():
 
     one, all_ = (federation(executor=e, participation=1.0) for e in ("sequential", "batched"))
     for fed in (one, all_):
-        fed.run(1)
+        fed.run(2)
         fed.algorithm.objective = twice
         fed.run(1)
     same(everything(all_), everything(one), 1e-10)
@@ -439,6 +459,14 @@ def test_where_memory_is_short_fewer_clients_are_taken_at_once(monkeypatch, capt
     assert (sum(captures for captures, _ in seen) > 0) == captured
 
 
+def test_clients_that_are_done_are_not_trained_again():
+    one, all_ = (federation(Narrow(), participation=1.0, executor=e) for e in ("sequential", batched.train_stacked))
+    one.run(2)
+    all_.run(2)
+    assert all_.net.notes["most clients"] == 2
+    same(everything(all_), everything(one), 1e-10)
+
+
 def test_a_client_that_fits_by_no_means_is_an_error():
     class Never(Narrow):
         most = 0
@@ -482,8 +510,8 @@ def test_captures_can_be_switched_off(monkeypatch):
 # --- when it pays ------------------------------------------------------------------------------------------------
 
 
-def plan(sizes, batch_size, epochs=1, clients=None):
-    fed = federation(sizes=sizes, participation=1.0, local=Local(epochs, batch_size, 0.1))
+def plan(sizes, batch_size, epochs=1, model=small):
+    fed = federation(sizes=sizes, participation=1.0, local=Local(epochs, batch_size, 0.1), model=model)
     tasks = next(fed._round()).tasks
     return Plan(sorted(tasks, key=lambda t: -t.steps))
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fedlib import graphs, seen
 from fedlib.executors import Objective
 from fedlib.fixed import Asked, Fixed, Shape, like
+from fedlib.graphs import Graphs
 from fedlib.models.net import Net
 from fedlib.optim import SGD
 from fedlib.plan import Plan
@@ -36,10 +37,11 @@ TRIES = 3  # workspaces that served one round only, until no more are made
 
 @dataclass
 class Captures:
-    """What is kept for one network: workspaces, the last used at the end; how many served a single round; and facts
-    for which there is no capture, with the reason.
+    """What is kept for one network: its graphs, which share memory; workspaces, the last used at the end; how many of
+    them served a single round; and facts for which there is no capture, with the reason.
     """
 
+    graphs: Graphs
     spaces: list[Fixed] = field(default_factory=list)
     wasted: int = 0
     refused: list[tuple[list, str]] = field(default_factory=list)
@@ -78,11 +80,13 @@ def train(
 
     What became of it stands in the network's notes, in words.
     """
-    if graphs.for_device(net.device) is None:
-        return None
-    captures: Captures = net.notes.setdefault("captures", Captures())
+    if "captures" not in net.notes:
+        if (made := graphs.for_device(net.device)) is None:
+            return None
+        net.notes["captures"] = Captures(made)
+    captures: Captures = net.notes["captures"]
     shapes, facts = _shapes(plan, _normed(net)), _facts(net, plan, objective, optimiser)
-    reason = obstacle(net, plan, optimiser) or captures.why_not(facts)
+    reason = _obstacle(net, plan, optimiser) or captures.why_not(facts)
     if not (reason or any(shapes)):
         reason = f"no {OFTEN} steps of a round have one shape"
     work = None if reason else captures.space(stacked, plan, objective, optimiser, facts)
@@ -90,14 +94,11 @@ def train(
         reason = reason or "what they depend on changes from round to round"
         net.notes["steps"] = f"steps not captured: {reason}"
         return None
-    result, plain = _run(work, shapes, lr)
-    made, reason = len(work.replays), "; ".join(sorted(set(work.refused.values())))
-    if made:
-        net.notes["steps"] = f"steps captured ({made} graph{'s' * (made > 1)})"
-        if plain:
-            net.notes["steps"] += f", {plain} of {plan.steps} not: {reason or 'too few of one shape'}"
-    else:
-        net.notes["steps"] = f"steps not captured: {reason}"
+    result, plain = _run(captures.graphs, work, shapes, lr)
+    work.release()
+    reason = "; ".join(sorted(set(work.refused.values())))
+    net.notes["steps"] = _told(len(work.replays), plain, plan.steps, reason)
+    if reason and not work.replays:
         captures.give_up(work, reason)
     return result
 
@@ -107,7 +108,7 @@ def drop(net: Net) -> None:
     net.notes.pop("captures", None)
 
 
-def obstacle(net: Net, plan: Plan, optimiser: SGD) -> str:
+def _obstacle(net: Net, plan: Plan, optimiser: SGD) -> str:
     """Why no step of these clients can be captured, in words; empty when it may be tried."""
     task = plan.tasks[0]
     if type(optimiser) is not SGD:
@@ -118,6 +119,13 @@ def obstacle(net: Net, plan: Plan, optimiser: SGD) -> str:
     if any(t.device.type != net.device.type for t in given):
         return "not all tensors are on the network's device"
     return ""
+
+
+def _told(captured: int, plain: int, steps: int, reason: str) -> str:
+    if not captured:
+        return f"steps not captured: {reason or 'training diverges'}"
+    words = f"steps captured ({captured} graph{'s' * (captured > 1)})"
+    return f"{words}, {plain} of {steps} not: {reason or 'too few of one shape'}" if plain else words
 
 
 def _normed(net: Net) -> bool:
@@ -156,7 +164,9 @@ def _facts(net: Net, plan: Plan, objective: Objective, optimiser: SGD) -> list:
     return seen.facts(objective, task.prepare, task.augment, told, small=False)
 
 
-def _run(work: Fixed, shapes: list[Shape | None], lr: float) -> tuple[tuple[dict[str, Tensor], Tensor], int]:
+def _run(
+    made: Graphs, work: Fixed, shapes: list[Shape | None], lr: float
+) -> tuple[tuple[dict[str, Tensor], Tensor], int]:
     """All steps; gives states and totals in memory of their own, and the number of steps that were not captured."""
     plan, plain, place = work.plan, 0, 0
     states, totals = {n: torch.empty_like(t) for n, t in work.states.items()}, torch.empty_like(work.totals)
@@ -171,7 +181,7 @@ def _run(work: Fixed, shapes: list[Shape | None], lr: float) -> tuple[tuple[dict
         if k < left:  # who has finished is computed on
             leave(k)
             left = k
-        if shape and (replay := _replay(work, shape, i)):
+        if shape and (replay := _replay(made, work, shape, i)):
             if place != i:
                 work.cursor.fill_(i)
             replay()
@@ -185,7 +195,7 @@ def _run(work: Fixed, shapes: list[Shape | None], lr: float) -> tuple[tuple[dict
     return (states, totals), plain
 
 
-def _replay(work: Fixed, shape: Shape, i: int) -> Callable[[], None] | None:
+def _replay(made: Graphs, work: Fixed, shape: Shape, i: int) -> Callable[[], None] | None:
     """The captured step of this shape, tried on step i when it is new, and again in the workspace's rounds 2, 4, ...;
     None when it was refused.
     """
@@ -199,7 +209,7 @@ def _replay(work: Fixed, shape: Shape, i: int) -> Callable[[], None] | None:
         # With the rate 1 the new weights show the gradient.
         Step(work, work.plan.at_work[i], plainly(work.optimiser, 1.0))(work.batch(i))
         expected = work.snapshot()
-        if not all(bool(t.isfinite().all()) for t in expected):
+        if not all(bool(t[: work.plan.at_work[i]].isfinite().all()) for t in expected):
             return None  # nothing to compare with: training diverges here, and the plain step says how
 
         def prepare() -> None:
@@ -207,7 +217,7 @@ def _replay(work: Fixed, shape: Shape, i: int) -> Callable[[], None] | None:
             work.cursor.fill_(i)
             work.rate.fill_(1.0)
 
-        replay, reason = (old, "") if old else _captured(work, shape, prepare)
+        replay, reason = (old, "") if old else _captured(made, work, shape, prepare)
         if replay:
             prepare()
             replay()
@@ -231,18 +241,20 @@ def _replay(work: Fixed, shape: Shape, i: int) -> Callable[[], None] | None:
     return replay
 
 
-def _captured(work: Fixed, shape: Shape, prepare: Callable[[], None]) -> tuple[Callable[[], None] | None, str]:
+def _captured(
+    made: Graphs, work: Fixed, shape: Shape, prepare: Callable[[], None]
+) -> tuple[Callable[[], None] | None, str]:
     """A capture of this shape, or why there is none."""
-    work.graphs = work.graphs or graphs.for_device(work.net.device)
-    assert work.graphs is not None
-    step = Step(work, shape.clients, work.by_rate, Asked)
+    steps: list[Step] = []
 
     def advance() -> None:
-        step(work.next(shape))
+        if not steps:  # on the stream of the capture: autograd remembers on which one it met its leaves
+            steps.append(Step(work, shape.clients, work.by_rate, Asked))
+        steps[0](work.next(shape))
         work.cursor.add_(1)
 
     try:
-        replay = work.graphs.capture(advance, prepare)
+        replay = made.capture(advance, prepare)
     except Exception as error:
         root: BaseException = error
         while cause := root.__cause__ or root.__context__:  # the end of a broken capture hides what broke it
@@ -250,6 +262,6 @@ def _captured(work: Fixed, shape: Shape, prepare: Callable[[], None]) -> tuple[C
         if isinstance(root, torch.OutOfMemoryError):
             raise torch.OutOfMemoryError(str(root)) from error
         return None, f"a step cannot be captured ({type(root).__name__}: {str(root).strip().partition(chr(10))[0]})"
-    if isinstance(step.context, Asked) and step.context.asked:
+    if any(isinstance(s.context, Asked) and s.context.asked for s in steps):
         return None, "the objective asks for the round's number"
     return replay, ""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fedlib.executors import Context, Objective
-from fedlib.graphs import Graphs
 from fedlib.models.net import State
 from fedlib.optim import SGD, Memory
 from fedlib.plan import Batch, Plan
@@ -55,7 +54,7 @@ class Fixed(Workspace):
 
     def __init__(self, net: StackedNet, plan: Plan, objective: Objective, optimiser: SGD, facts: list):
         super().__init__(net, plan, objective, optimiser)
-        self.facts, self.graphs, self.rounds = facts, None, 1
+        self.facts, self.rounds = facts, 1
         self.replays: dict[Shape, Callable[[], None]] = {}
         self.refused: dict[Shape, str] = {}
         self.tried: dict[Shape, int] = {}
@@ -69,8 +68,6 @@ class Fixed(Workspace):
         self.copies_targets = plan.gathered or plan.y.nbytes <= COPIED
         self.y = _roomy(plan.y) if self.copies_targets else plan.y
         self._load_plan(plan)
-
-    graphs: Graphs | None
 
     def reads(self, plan: Plan) -> bool:
         """Whether its captures read the plan's samples."""
@@ -115,6 +112,10 @@ class Fixed(Workspace):
         for new, own in ((plan.x, self.x), (plan.y, self.y)):
             if new is not own:
                 own[: len(new)].copy_(new)
+
+    def release(self) -> None:
+        """Let go of the round's clients, so that what they started from can be freed."""
+        del self.plan
 
     def next(self, shape: Shape) -> Batch:
         """The batch under the cursor."""

@@ -5,12 +5,14 @@ See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs for what ma
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 
+_alone = threading.Lock()  # one capture at a time in a process
 REHEARSALS = 3  # before a capture: libraries initialise themselves, and cuDNN compares its algorithms
 
 
@@ -42,7 +44,7 @@ class CudaGraphs:
         """See :class:`Graphs`. The last rehearsal refuses whatever makes the host wait: a capture that fails halfway
         is harder to recover from.
         """
-        with torch.cuda.device(self.device), _settings():
+        with _alone, torch.cuda.device(self.device), _settings():
             current = torch.cuda.current_stream()
             self.stream.wait_stream(current)
             try:

@@ -1,5 +1,7 @@
 """Captured steps: what they compute is what one client after the other computes, and every doubt leads back to that."""
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from federations import (
@@ -52,7 +54,7 @@ def agree(algorithm, rounds=3, tolerance=1e-10, **options):
 @pytest.mark.parametrize("name", [n for n in ALGORITHMS if n != "FedGen"])
 @pytest.mark.parametrize(("model", "sizes"), [(small, UNEVEN), (Normed, NORMABLE)])
 def test_captured_steps_equal_single_ones_for_every_algorithm(name, model, sizes):
-    seen, fed = agree(ALGORITHMS[name], model=model, sizes=sizes, rounds=4)
+    seen, fed = agree(ALGORITHMS[name], model=model, sizes=sizes)
     assert steps_of(fed.net).startswith("steps captured (")
     assert "not" not in steps_of(fed.net)
     assert all(captures == 0 for captures, _ in seen[2:]), "what was captured is kept"
@@ -351,8 +353,8 @@ def test_a_difference_anywhere_is_found(monkeypatch, kind):
     """A capture that adds a little to one client's number, or counts once too often."""
     spoiled = capture._captured
 
-    def captured(work, shape, prepare):
-        replay, reason = spoiled(work, shape, prepare)
+    def captured(made, work, shape, prepare):
+        replay, reason = spoiled(made, work, shape, prepare)
         of = {
             "weights": work.states["head.bias"],
             "statistics": work.states["body.1.running_var"],
@@ -577,3 +579,128 @@ def test_the_smallest_count_need_not_be_read_from_the_device():
         net.weigh(share, counts, least)
         with pytest.raises(ValueError, match="got 1 in a client's last batch"):
             net(state, torch.zeros(2, 2, 1, 5, dtype=FLOAT), train=True)
+
+
+# --- the calls of CUDA, without a card --------------------------------------------------------------------------------
+
+
+class Card:
+    """Stands in for torch.cuda: notes what it is asked for, in order."""
+
+    def __init__(self, monkeypatch):
+        self.log, self.mode, self.stream = [], 0, "main"
+        card = self
+
+        class Stream:
+            def __init__(self, name="side"):
+                self.name = name
+
+            def wait_stream(self, other):
+                card.log.append(f"{self.name} waits for {other.name}")
+
+        self.main = Stream("main")
+
+        @contextmanager
+        def stream(side):
+            card.log.append(f"on {side.name}")
+            yield
+            card.log.append("back")
+
+        @contextmanager
+        def graph(made, pool, side, capture_error_mode):
+            card.log.append(f"capture in {pool} on {side.name}, {capture_error_mode}")
+            yield
+            card.log.append("captured")
+
+        class CUDAGraph:
+            def replay(self):
+                card.log.append("replay")
+
+        for name, stand_in in {
+            "Stream": Stream,
+            "stream": stream,
+            "graph": graph,
+            "CUDAGraph": CUDAGraph,
+            "device": lambda device: nullcontext(),
+            "graph_pool_handle": lambda: "pool",
+            "current_stream": lambda: self.main,
+            "set_stream": lambda s: self.log.append(f"set {s.name}"),
+            "get_sync_debug_mode": lambda: self.mode,
+            "set_sync_debug_mode": lambda mode: setattr(self, "mode", mode),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+
+
+@pytest.fixture
+def card(monkeypatch):
+    return Card(monkeypatch)
+
+
+def flags():
+    return torch.backends.cudnn.benchmark, torch.is_autocast_cache_enabled()
+
+
+def test_a_capture_is_rehearsed_on_its_stream_and_refuses_to_wait(card):
+    before, seen = flags(), []
+
+    def step():
+        seen.append((card.mode, *flags()))
+        card.log.append("step")
+
+    replay = graphs.CudaGraphs(torch.device("cuda")).capture(step, lambda: card.log.append("prepare"))
+    assert card.log == [
+        "side waits for main",
+        "on side",
+        *["prepare", "step"] * 3,
+        "back",
+        "main waits for side",
+        "capture in pool on side, thread_local",
+        "step",
+        "captured",
+        "set main",
+    ]
+    assert seen == [(0, True, False)] * 2 + [("error", True, False), (0, True, False)]
+    assert flags() == before
+    assert card.mode == 0
+    replay()
+    assert card.log[-1] == "replay"
+
+
+@pytest.mark.parametrize("last", [1, 3, 4])
+def test_a_capture_that_fails_leaves_everything_as_it_was(card, last):
+    before, steps = flags(), []
+
+    def step():
+        steps.append(1)
+        if len(steps) == last:
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        graphs.CudaGraphs(torch.device("cuda")).capture(step, lambda: None)
+    assert flags() == before
+    assert card.mode == 0
+    assert card.log[-1] == ("set main" if last == 4 else "main waits for side")
+
+
+def test_where_results_must_repeat_cudnn_does_not_choose_by_trying(card, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    graphs.CudaGraphs(torch.device("cuda")).capture(lambda: seen.append(flags()[0]), lambda: None)
+    assert seen == [False] * 4
+
+
+def test_a_capture_for_want_of_memory_is_no_refusal(monkeypatch):
+    """The end of a broken capture raises another error, which hides the first."""
+
+    class Full(Tapes):
+        def capture(self, step, prepare):
+            try:
+                raise torch.OutOfMemoryError("full")
+            finally:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(graphs, "for_device", lambda device: Full())
+    fed = federation(executor="batched", participation=1.0)
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        fed.run(1)
+    assert fed.net.notes["most clients"] == 1

@@ -26,7 +26,7 @@ from fedlib.models.net import Net
 from fedlib.optim import SGD
 from fedlib.plan import Plan
 from fedlib.stacking import StackedNet
-from fedlib.workspace import Step, by_row, plainly
+from fedlib.workspace import Step, draws_by_row, plainly
 
 OFTEN = 4  # steps of one shape in a round for which a capture pays
 WASTE = 2.0  # samples computed for each that the plain step would compute
@@ -113,7 +113,7 @@ def _obstacle(net: Net, plan: Plan, optimiser: SGD) -> str:
     task = plan.tasks[0]
     if type(optimiser) is not SGD:
         return f"the optimiser is a {type(optimiser).__name__}"
-    if task.augment and not by_row(task.augment):
+    if task.augment and not draws_by_row(task.augment):
         return "the augmentation draws from a generator of the host"
     given = (*task.state.values(), *task.context.received.values(), *task.context.own.values(), task.x, task.y)
     if any(t.device.type != net.device.type for t in given):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlib import stacking
 from fedlib.executors import Context, Objective
 from fedlib.models.net import State
 from fedlib.optim import SGD, Memory
@@ -154,7 +155,7 @@ def like(work: Fixed, before: Sequence[Tensor], expected: Sequence[Tensor], foun
     """
     kinds = ["weights" if n in work.net.parameters else "statistics" for n in work.states]
     kinds += [kind for kind, slot in work.memory.items() for _ in slot]
-    share, eps = tolerance(work.net), torch.finfo(work.net.dtype).eps
+    share, eps = stacking.tolerance(work.net._one), torch.finfo(work.net.dtype).eps
     room: dict[str, Tensor] = {}
     gaps: dict[str, Tensor] = {}
     for kind, *states in zip([*kinds, "losses"], before, expected, found, strict=False):
@@ -176,17 +177,6 @@ def like(work: Fixed, before: Sequence[Tensor], expected: Sequence[Tensor], foun
 def _most(t: Tensor) -> Tensor:
     """Each client's largest magnitude [k]."""
     return t.abs().amax(1) if t.shape[1] else t.new_zeros(len(t))
-
-
-def tolerance(net: StackedNet) -> float:
-    """What two ways to compute a step may differ by, as a share of the largest change. On an accelerator, float32 may
-    mean products in TF32.
-    """
-    if torch.is_autocast_enabled(net.device.type):
-        return 5e-2
-    if net.dtype == torch.float64:
-        return 1e-9
-    return 1e-3 if net.device.type == "cpu" else 1e-2
 
 
 def _roomy(t: Tensor) -> Tensor:

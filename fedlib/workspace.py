@@ -39,7 +39,7 @@ class Workspace:
         self.totals = torch.zeros(len(tasks), device=device, dtype=net.dtype)
         self.rows, self.counts = (torch.from_numpy(v).to(device) for v in (plan.rows, plan.counts))
         self.share = torch.from_numpy(plan.share).to(device, net.dtype)
-        self.keys = keys(tasks).to(device) if by_row(self.augment) else None
+        self.keys = keys(tasks).to(device) if draws_by_row(self.augment) else None
 
     def batch(self, i: int) -> Batch:
         """Step ``i`` of the clients that are at work then, no wider than it must be."""
@@ -96,7 +96,7 @@ def plainly(optimiser: SGD, lr: float) -> Update:
     return lambda params, grads, memory: optimiser.step(params, grads, memory, lr)
 
 
-def by_row(augment: Callable | None) -> bool:
+def draws_by_row(augment: Callable | None) -> bool:
     """Whether a change of batches takes draws that are named by client, step and row, and made on the device."""
     return getattr(augment, "several", False) and hasattr(rng, "rows")
 

@@ -125,7 +125,7 @@ def _told(captured: int, plain: int, steps: int, reason: str) -> str:
     if not captured:
         return f"steps not captured: {reason or 'training diverges'}"
     words = f"steps captured ({captured} graph{'s' * (captured > 1)})"
-    return f"{words}, {plain} of {steps} not: {reason or 'too few of one shape'}" if plain else words
+    return f"{words}, {plain} of {steps} not: {reason or 'of shapes that are rare or uneven'}" if plain else words
 
 
 def _normed(net: Net) -> bool:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fedlib import promise, rng, stacking
-from fedlib.executors import Context, Objective, Task, mean_loss
+from fedlib import capture, promise, stacking
+from fedlib.executors import Objective, Task, mean_loss
 from fedlib.models.net import Net
-from fedlib.optim import SGD, Memory
-from fedlib.stacking import Stack
+from fedlib.optim import SGD
+from fedlib.plan import Plan
+from fedlib.workspace import Step, Workspace, plainly
+
+CAPTURE = True
+"""Whether steps are captured and replayed on a device that can do that (:mod:`fedlib.capture`)."""
 
 
 def batched(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float) -> list[float]:
@@ -26,107 +29,24 @@ def batched(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, l
 
 
 def train_stacked(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float) -> list[float]:
-    """The work of :func:`batched`, for what :func:`unstackable` has passed.
+    """The work of :func:`batched`, for what :func:`unstackable` has passed. Steps are captured where that is possible;
+    :func:`steps_of` says what became of it.
 
-    Clients are ordered by their number of steps, so that those at work are always the first k of the stack. Smaller
-    batches are padded, and padding weighs nothing: clients of uneven size, clients smaller than a batch and BatchNorm
-    mean exactly what they mean in :func:`~fedlib.executors.sequential`.
+    When the device has no memory for all clients at once, half as many are taken, from then on with this network; one
+    client that does not fit is an error.
     """
-    stacked, given = stacking.stacked(net), tasks
-    tasks = sorted(given, key=lambda t: -t.steps)
-    plan = _Plan(tasks, net.dtype, stacked.clients_first)
-    states = stacking.take([t.state for t in tasks])
-    received: Mapping[str, Tensor] = tasks[0].context.received
-    if any(t.context.received is not received for t in tasks):
-        received = stacking.take([t.context.received for t in tasks])
-    own = stacking.take([t.context.own for t in tasks])
-    totals = torch.zeros(len(tasks), device=net.device, dtype=net.dtype)
-    velocity: Memory = {}
-    k = 0
-    for i in range(tasks[0].steps):
-        if plan.at_work[i] != k:  # the first k clients, in the memory of all
-            k = plan.at_work[i]
-            now = stacking.first(states, k)
-            leaves = {n: now[n].requires_grad_() for n in net.parameters}
-            params = {n: w.detach() for n, w in leaves.items()}
-            memory = {m: {n: v[:k] for n, v in slot.items()} for m, slot in velocity.items()}
-            anchor = stacking.first(received, k) if isinstance(received, Stack) else received
-            context = Context(anchor, stacking.first(own, k), tasks[0].context.round)
-        x, y = plan.batch(i)
-        share = plan.share[i, : plan.widths[i], :k]
-        stacked.weigh(share, None if plan.even[i] else plan.counts[i, :k])
-        each = objective(stacked, now, x, y, context)  # type: ignore[arg-type]
-        losses = (each * share).sum(0)
-        grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        optimiser.step(params, dict(zip(leaves, grads, strict=True)), memory, lr)
-        velocity = velocity or memory
-        totals[:k] += losses.detach()
-    parts = {n: t.unbind() for n, t in states.items()}
-    for row, task in enumerate(tasks):
-        task.state = {n: part[row] for n, part in parts.items()}
-    sums = {id(t): total for total, t in zip(totals.tolist(), tasks, strict=True)}
-    return [mean_loss(sums[id(t)], t) for t in given]
+    net.notes["steps"] = ""
+    return _in_parts(net, tasks, objective, optimiser, lr, CAPTURE)
 
 
-class _Plan:
-    """Which samples every client takes at every step: ``rows`` [steps, B, K], padded with its first, without weight."""
-
-    def __init__(self, tasks: list[Task], dtype: torch.dtype, clients_first: bool):
-        self.clients_first = clients_first
-        self.tasks, self.x, self.y, device = tasks, tasks[0].x, tasks[0].y, tasks[0].x.device
-        samples = [t.samples.numpy() for t in tasks]
-        if any(
-            t.x is not self.x or t.y is not self.y for t in tasks
-        ):  # several data sets: bring their samples together
-            self.x, self.y = (torch.cat([getattr(t, v)[t.samples] for t in tasks]) for v in "xy")
-            ends = np.cumsum([len(own) for own in samples])
-            samples = [np.arange(end - len(own), end) for end, own in zip(ends, samples, strict=True)]
-        self.sizes = [t.sizes for t in tasks]
-        steps, width = len(self.sizes[0]), max(s[0] for s in self.sizes)
-        rows = np.empty((steps, width, len(tasks)), dtype=np.int64)
-        counts = np.zeros((steps, len(tasks)), dtype=np.int64)
-        for k, (task, own, sizes) in enumerate(zip(tasks, samples, self.sizes, strict=True)):
-            wide = own[task.order.numpy()]
-            if rest := -len(own) % sizes[0]:
-                wide = np.pad(wide, ((0, 0), (0, rest)), constant_values=own[0])
-            rows[:, :, k] = own[0]
-            rows[: len(sizes), : sizes[0], k] = wide.reshape(-1, sizes[0])
-            counts[: len(sizes), k] = sizes
-        real = np.arange(width)[:, None] < counts[:, None]
-        self.at_work = (counts > 0).sum(1).tolist()
-        self.widths = counts.max(1).tolist()
-        self.even = [len(set(row[:k])) == 1 for row, k in zip(counts.tolist(), self.at_work, strict=True)]
-        self.rows, self.counts = (torch.from_numpy(v).to(device) for v in (rows, counts))
-        self.share = torch.from_numpy(real / np.maximum(counts, 1)[:, None]).to(device, dtype)
-
-    def batch(self, i: int) -> tuple[Tensor, Tensor]:
-        """Step ``i``: inputs [B, k, 1, ...] and targets [B, k, 1, ...] of the k clients at work, in memory as the
-        network wants them.
-        """
-        width, k, task = self.widths[i], self.at_work[i], self.tasks[0]
-        rows = self.rows[i, :width, :k]
-        rows = rows.T if self.clients_first else rows
-        x, y = self.x[rows], self.y[rows]
-        if task.prepare:
-            x = task.prepare(x.flatten(0, 1)).unflatten(0, rows.shape)
-        if self.clients_first:
-            x, y = x.transpose(0, 1), y.transpose(0, 1)
-        if task.augment:
-            x = self._augmented(x, i, k)
-        return x.unsqueeze(2), y.unsqueeze(2)
-
-    def _augmented(self, x: Tensor, i: int, k: int) -> Tensor:
-        """Every client's batch changed with its own draws, and padded again."""
-        augment, number = self.tasks[0].augment, len(x)
-        assert augment is not None
-        if getattr(augment, "several", False):
-            keys = torch.tensor([rng.key(*t.key) for t in self.tasks[:k]], device=x.device)
-            source = rng.Rows(rng.rows(keys, i, number).flatten())
-            return augment(x.flatten(0, 1), source).unflatten(0, (number, k))
-        counts = [sizes[i] for sizes in self.sizes[:k]]
-        streams = [rng.stream(*t.key, i) for t in self.tasks[:k]]
-        each = zip(x.transpose(0, 1), counts, streams, strict=True)  # client after client
-        return torch.nn.utils.rnn.pad_sequence([augment(part[:n], g) for part, n, g in each])
+def steps_of(net: Net) -> str:
+    """How the network's latest steps were taken, in words: whether they were captured, and if not, why; empty where
+    there is nothing to say.
+    """
+    words = [net.notes.get("steps", "")]
+    if most := net.notes.get("most clients"):
+        words.append(f"memory for {most} clients at once")
+    return ", ".join(w for w in words if w)
 
 
 def unstackable(net: Net, objective: Objective, tasks: list[Task]) -> str:
@@ -140,4 +60,54 @@ def unstackable(net: Net, objective: Objective, tasks: list[Task]) -> str:
         return f"objective {getattr(objective, '__qualname__', objective)} is not marked per_sample"
     if getattr(objective, "__hash__", None) is None:
         return f"objective {objective} cannot be remembered: give its class a __hash__"
-    return promise.broken(net, objective, tasks, train_stacked)
+    return promise.broken(net, objective, tasks, _in_parts)
+
+
+def _in_parts(
+    net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float, captured: bool = False
+) -> list[float]:
+    """As many clients at once as there is memory for; those that are done are never trained again."""
+    losses: list[float] = []
+    while len(losses) < len(tasks):
+        some = tasks[len(losses) :][: net.notes.get("most clients", len(tasks))]
+        try:
+            losses += _train(net, some, objective, optimiser, lr, captured)
+        except torch.OutOfMemoryError:
+            if len(some) == 1:
+                raise
+            net.notes["most clients"] = -(-len(some) // 2)
+            capture.drop(net)
+        else:
+            continue
+        if net.device.type == "cuda":  # after the handler: its traceback keeps the tensors of the step alive
+            torch.cuda.empty_cache()
+    return losses
+
+
+def _train(net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float, captured: bool) -> list[float]:
+    """All clients' steps.
+
+    Clients are ordered by their number of steps, so that those at work are always the first k of the stack. Smaller
+    batches are padded, and padding weighs nothing: clients of uneven size, clients smaller than a batch and BatchNorm
+    mean exactly what they mean in :func:`~fedlib.executors.sequential`.
+    """
+    stacked, given = stacking.stacked(net), tasks
+    tasks = sorted(given, key=lambda t: -t.steps)
+    plan = Plan(tasks)
+    done = capture.train(net, stacked, plan, objective, optimiser, lr) if captured else None
+    states, totals = done or _plain(Workspace(stacked, plan, objective, optimiser), lr)
+    parts = {n: t.unbind() for n, t in states.items()}
+    for row, task in enumerate(tasks):
+        task.state = {n: part[row] for n, part in parts.items()}
+    sums = {id(t): total for total, t in zip(totals.tolist(), tasks, strict=True)}
+    return [mean_loss(sums[id(t)], t) for t in given]
+
+
+def _plain(work: Workspace, lr: float) -> tuple[Mapping[str, Tensor], Tensor]:
+    """One step after the other; gives states and sums of losses."""
+    step = None
+    for i, k in enumerate(work.plan.at_work):
+        if step is None or step.clients != k:
+            step = Step(work, k, plainly(work.optimiser, lr))
+        step(work.batch(i))
+    return work.states, work.totals

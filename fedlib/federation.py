@@ -132,11 +132,11 @@ class Federation:
         together([self], 1)
 
     def explain(self) -> str:
-        """Which executor would train the next round's clients, and why, in words; with other federations beside this
-        one: :func:`fedlib.jobs.explain`.
+        """Which executor would train the next round's clients, and why, in words, and whether their latest steps were
+        captured (:mod:`fedlib.capture`); with other federations beside this one: :func:`fedlib.jobs.explain`.
         """
         work = self.local_work()
-        return "no local work" if work is None else str(work.choice())
+        return "no local work" if work is None else work.explain()
 
     def local_work(self) -> Work | None:
         """What the next round's clients would do first; None when they do nothing. Plays nothing."""

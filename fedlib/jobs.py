@@ -8,6 +8,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedlib import choice, require, seen
+from fedlib.batched import steps_of
 from fedlib.executors import Executor, Objective, Task
 from fedlib.kept import Kept
 from fedlib.models.net import Net
@@ -68,6 +69,11 @@ class Work:
         tasks = [t for work in (self, *others) for t in work.tasks]
         with self.net.arithmetic():
             return choice.choose(self.executor, self.net, tasks, self.objective)
+
+    def explain(self, others: Sequence[Work] = ()) -> str:
+        """The executor for the clients of all, why, and how this network's latest steps were taken, in words."""
+        chosen, steps = self.choice(others), steps_of(self.net)
+        return f"{chosen}; {steps}" if steps and chosen.name == "batched" else str(chosen)
 
     def do(self, others: Sequence[Work] = ()) -> None:
         """Train the clients of all."""
@@ -141,7 +147,7 @@ def explain(federations: Sequence[Federation]) -> str:
     lines = []
     for call in calls:
         clients, n = sum(len(work.tasks) for work in call), len(call)
-        line = f"one call for {n} federation{'s' * (n > 1)}, {clients} clients; {call[0].choice(call[1:])}"
+        line = f"one call for {n} federation{'s' * (n > 1)}, {clients} clients; {call[0].explain(call[1:])}"
         lines.append(
             line if call is calls[0] else f"{line}; apart from the first for another {calls[0][0].unlike(call[0])}"
         )

@@ -32,6 +32,10 @@ class SGD:
         require.real("momentum", self.momentum, least=0, below=1)
         require.real("weight_decay", self.weight_decay, least=0)
 
+    def start(self, params: Mapping[str, Tensor]) -> Memory:
+        """The memory of weights that have taken no step yet."""
+        return {"velocity": {n: torch.zeros_like(w) for n, w in params.items()}} if self.momentum else {}
+
     @torch.no_grad()
     def step(
         self,
@@ -41,18 +45,61 @@ class SGD:
         lr: float | None = None,
     ) -> None:
         """Update ``params`` in place; ``lr`` overrides the rate for this step."""
+        weights, direction = self._direction(params, grads, memory)
+        torch._foreach_add_(weights, direction, alpha=-(self.lr if lr is None else lr))
+
+    @torch.no_grad()
+    def step_by(
+        self,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        memory: Memory,
+        rate: Tensor,
+        fused: bool | None = None,
+    ) -> None:
+        """The same rule with its rate in a tensor [], of the type and on the device of the weights: nothing is read by
+        the host. One fused update where that takes a rate of this type, which on a GPU is float32 only.
+        """
+        fused = (rate.dtype == torch.float32 or rate.device.type == "cpu") if fused is None else fused
+        if not fused:
+            weights, direction = self._direction(params, grads, memory)
+            torch._foreach_sub_(weights, torch._foreach_mul(direction, rate))
+            return
+        memory |= {} if memory else self.start(params)
+        velocity = [memory["velocity"][n] for n in params] if self.momentum else []
+        torch._fused_sgd_(
+            list(params.values()),
+            [_laid_out_as(w, grads[n]) for n, w in params.items()],
+            velocity,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            lr=rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
+
+    def _direction(
+        self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], memory: Memory
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights, and where they are to go with the rate before it; the velocity has changed."""
         weights, names = list(params.values()), list(params)
         direction = [grads[n] for n in names]
         if self.weight_decay:
             direction = list(torch._foreach_add(direction, weights, alpha=self.weight_decay))
         if self.momentum:
-            if "velocity" not in memory:
-                memory["velocity"] = {n: torch.zeros_like(w) for n, w in params.items()}
+            memory |= {} if memory else self.start(params)
             velocity = [memory["velocity"][n] for n in names]
             torch._foreach_mul_(velocity, self.momentum)
             torch._foreach_add_(velocity, direction)
             direction = velocity
-        torch._foreach_add_(weights, direction, alpha=-(self.lr if lr is None else lr))
+        return weights, direction
+
+
+def _laid_out_as(weight: Tensor, grad: Tensor) -> Tensor:
+    """The gradient in the same order in memory as its weight, as a fused update asks for."""
+    return grad if grad.stride() == weight.stride() else torch.empty_like(weight).copy_(grad)
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,13 @@ class Watch(TorchFunctionMode):
             return function(*given)
 
 
-def facts(*things: Any) -> list:
+def facts(*things: Any, small: bool = True) -> list:
     """What functions and objects hold, in a flat list: numbers and words by value, tensors and objects by identity.
 
     Bound methods lead to the attributes of their object and its class, functions to their closure, and so on inwards; a
     tensor counts as another when it was changed in place, unless it holds few integers, which are told themselves, as
-    small arrays are. Of networks only what is neither a tensor nor a layer counts. The list keeps what is in it alive:
-    no other object can take its place unnoticed.
+    small arrays are; without ``small``, no tensor is told by its content. Of networks only what is neither a tensor nor
+    a layer counts. The list keeps what is in it alive: no other object can take its place unnoticed.
     """
     found: list = []
     seen: dict[int, Any] = {}  # alive, so that nothing made on the way takes another one's identity
@@ -79,7 +79,7 @@ def facts(*things: Any) -> list:
         frozen = is_dataclass(thing) and not isinstance(thing, type) and thing.__dataclass_params__.frozen  # type: ignore[attr-defined]
         by_value = frozen or isinstance(thing, Mapping | list | tuple | set | frozenset | partial)
         found.append(type(thing) if by_value else thing)
-        if isinstance(thing, Tensor) and not thing.is_floating_point() and 0 < thing.nbytes <= _SMALL:
+        if small and isinstance(thing, Tensor) and not thing.is_floating_point() and 0 < thing.nbytes <= _SMALL:
             found[-1] = Tensor
             found.extend((thing.dtype, thing.shape, str(thing.tolist())))
             return

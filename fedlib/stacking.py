@@ -54,12 +54,15 @@ class StackedNet:
         self._train, self._eval = (Resident(self._convert(net.module, mode)) for mode in (True, False))
         self._clients, self._share = 0, Tensor()
         self._counts: Tensor | None = None
+        self._least = 0
 
-    def weigh(self, share: Tensor, counts: Tensor | None) -> None:
+    def weigh(self, share: Tensor, counts: Tensor | None, least: int | None = None) -> None:
         """Announce the next batch: ``share`` [B, K] says how much each sample counts in its client's batch (columns
-        sum to one, padding has zero), ``counts`` [K] how many samples are real, None when all are.
+        sum to one, padding has zero), ``counts`` [K] how many samples are real, None when all are. ``least`` is the
+        smallest count, for whoever knows it: to find it out, the host waits for the device.
         """
         self._share, self._counts = share, counts
+        self._least = int(counts.min()) if least is None and counts is not None else least or 0
 
     def weights(self, state: Mapping[str, Tensor]) -> State:
         """The parameters in a state, without the buffers; a stack stays a stack."""
@@ -272,7 +275,7 @@ def _batch_norm(stacked: StackedNet, layer: nn.BatchNorm2d, h: Tensor) -> Tensor
     # Padding must not count: the mean over samples is a weighted one, and n_k differs from client to client.
     places = h[0, 0].numel()
     count = (stacked._counts * places).unsqueeze(1)
-    if (least := int(count.min())) < 2:
+    if (least := stacked._least * places) < 2:
         raise ValueError(f"Expected more than 1 value per channel when training, got {least} in a client's last batch")
     each = h.view(len(h), stacked._clients, -1, places)
     share = stacked._share[:, :, None, None] / places

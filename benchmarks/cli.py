@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,13 +35,16 @@ def run(
     seed: int = 0,
     explain: Annotated[bool, typer.Option("--explain", help="Print why fedlib chose its executor.")] = False,
     pfllib: Annotated[Path | None, typer.Option(help="A checkout of PFLlib.")] = None,
+    python314: Annotated[Path | None, typer.Option(help="A Python 3.14, for BlazeFL.")] = None,
     path: Where = results.PATH,
 ) -> None:
     """Measure, and put the workloads measured into the file of results."""
     chosen = [(w, contenders.choose(contender or [], w.contenders)) for w in workloads.choose(workload or [])]
     given = {"pfllib": str(pfllib.resolve())} if pfllib else {}
+    given |= {"python314": str(python314.absolute())} if python314 else {}
     for name in sorted({c.environment for _, who in chosen for c in who if not (c.needs and c.needs not in given)}):
-        environments.install(name)
+        with suppress(Skipped):  # whoever needs it says so where it would run
+            environments.install(name, given)
     for w, who in chosen:
         try:
             entry = compare(w, who, rounds or w.rounds, repeat or w.repeats, seed, given, explain)
@@ -122,10 +126,16 @@ def show(
 
 
 @app.command()
-def setup() -> None:
+def setup(
+    python314: Annotated[Path | None, typer.Option(help="A Python 3.14, for BlazeFL.")] = None,
+) -> None:
     """Make the environments of all peers; `run` makes those that it needs by itself."""
     for name in environments.PACKAGES:
-        environments.install(name)
+        try:
+            environments.install(name, {"python314": str(python314.absolute())} if python314 else {})
+        except Skipped as reason:
+            print(f"{name}: skipped, {reason}")
+            continue
         print(f"ready: {environments.interpreter(name)}")
 
 

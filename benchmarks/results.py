@@ -19,8 +19,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-
 from benchmarks import measure
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.environments import ROOT
@@ -56,7 +54,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     described = {
         "cpu": _processor(),
         "cores": measure.cores(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": platform.platform(terse=True),
         "load": round(os.getloadavg()[0], 2),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

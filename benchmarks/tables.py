@@ -71,12 +71,14 @@ def _cells(row: Row) -> list[str]:
 def about(entry: dict[str, Any]) -> str:
     """Data, machine, versions, commit."""
     m = entry["machine"]
-    versions: dict[str, str] = {}
+    versions: dict[str, set[str]] = {}
     for run in entry["contenders"].values():
-        versions |= {name: v for name, v in run.get("versions", {}).items() if name != "numpy"}
+        for name, version in run.get("versions", {}).items():
+            versions.setdefault(name, set()).add(version)
+    versions.pop("numpy", None)
     where = f"{m['gpu']}; " if m.get("gpu") else ""
     where += f"{m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB, {m['system']}, load {m['load']} at the start"
-    software = ", ".join(f"{n} {v}" for n, v in sorted(versions.items()))
+    software = ", ".join(f"{n} {' and '.join(sorted(v))}" for n, v in sorted(versions.items()))
     changed = " with local changes" if m["dirty"] else ""
     return (
         f"Data: {entry['data']}, {entry['test_samples']} test samples. {entry['rounds']} rounds, "

@@ -113,15 +113,35 @@ def compare(
 
 
 @app.command()
+def gpu(
+    device: Annotated[str, typer.Option(help="cuda, or cpu for a rehearsal in tiny sizes.")] = "cuda",
+    seconds: Annotated[float, typer.Option(min=1, help="Time for everything; each part has its share.")] = 90,
+    path: Annotated[Path | None, typer.Option("--results", help="File of results; of a rehearsal, none.")] = None,
+) -> None:
+    """Check the engine on a GPU and time it; the status is 1 when a check failed or a part broke down."""
+    from benchmarks.gpu import parts
+
+    bench = parts.bench_of(device)
+    path = path or (results.PATH if bench.cuda else None)
+    entry: dict[str, Any] = {}
+    for entry in parts.play(bench, seconds):
+        print(f"{tables.markdown(tables.gpu({'gpu': entry})[-1])}\n", flush=True)
+        if path:  # after each part: what a call that is cut off has found is kept
+            results.write(results.read(path) | {"gpu": entry}, path)
+    print(f"written: {path}" if path else "a rehearsal: nothing is written without --results")
+    raise typer.Exit(0 if parts.all_passed(entry) else 1)
+
+
+@app.command()
 def show(
     targets: Annotated[bool, typer.Option("--targets", help="Only the targets.")] = False, path: Where = results.PATH
 ) -> None:
     """Print the results as Markdown."""
     found = results.read(path)
-    if not found["workloads"]:
+    if not found["workloads"] and "gpu" not in found:
         print(tables.MISSING)
         return
-    shown = [] if targets else tables.workloads(found)
+    shown = [] if targets else [*tables.workloads(found), *tables.gpu(found)]
     print("\n\n".join(tables.markdown(table) for table in [*shown, tables.bounds(found)]))
 
 
@@ -143,12 +163,12 @@ def setup(
 def merge(
     other: Annotated[Path, typer.Argument(help="Results of another machine.")], path: Where = results.PATH
 ) -> None:
-    """Take workloads that were measured elsewhere, such as on a machine with a GPU, into the file of results."""
+    """Take what was measured elsewhere, such as on a machine with a GPU, into the file of results."""
     if not other.exists():
         raise BenchmarkError(f"{other} does not exist")
-    kept = results.read(path)
-    kept["workloads"] |= results.read(other)["workloads"]
-    results.write(kept, path)
+    kept, found = results.read(path), results.read(other)
+    kept["workloads"] |= found["workloads"]
+    results.write(kept | ({"gpu": found["gpu"]} if "gpu" in found else {}), path)
     print(f"written: {path}")
 
 

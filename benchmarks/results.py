@@ -3,6 +3,8 @@
 The file has one entry per workload, each with the machine it was measured on:
 ``{"workloads": {name: {"title", "data", "rounds", "test_samples", "machine", "contenders": {name: run}}}}``, where a
 run is ``{"seconds": [[...], ...], ...}`` with one list per repetition, or ``{"skipped": why}`` or ``{"error": why}``.
+Beside them stands, under "gpu", what a machine with a GPU showed: ``{"machine", "device", "versions", "parts",
+"seconds"}``, with a table's rows in each part.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from benchmarks import measure
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.environments import ROOT
 from benchmarks.errors import BenchmarkError
+from benchmarks.gpu import report
 
 PATH = ROOT / "benchmarks" / "results.json"
 Results = dict[str, Any]
@@ -36,6 +39,8 @@ def read(path: Path = PATH) -> Results:
         found = json.loads(path.read_text(encoding="utf-8"))
         for entry in found["workloads"].values():
             rows(entry)
+        if "gpu" in found:
+            report.check(found["gpu"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise BenchmarkError(f"{path} is not a file of results ({what}); move it away and measure again") from error

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.gpu import report
 from benchmarks.results import Results, Row, rows
 from benchmarks.targets import targets
 
@@ -127,6 +128,19 @@ def workloads(results: Results) -> list[Table]:
     """The tables of all workloads that were measured, the scale-up series as one."""
     found = [workload(n, entry) for n, entry in ordered(results) if not n.startswith("scale-")]
     return found + ([scale(results)] if cells_of_scale(results) else [])
+
+
+def gpu(results: Results) -> list[Table]:
+    """A table for each part of what a GPU showed; none where there was none."""
+    entry = results.get("gpu")
+    tables = []
+    for name, part in (entry["parts"] if entry else {}).items():
+        keys = report.heads(part["rows"])
+        body = [[report.cell(key, row.get(key)) for key in keys] for row in part["rows"]]
+        tables.append(Table(report.title(name, part), [report.HEADS.get(key, key) for key in keys], body, []))
+    if entry and tables:
+        tables[-1].notes.append(report.about(entry))
+    return tables
 
 
 def ordered(results: Results) -> list[tuple[str, dict[str, Any]]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from benchmarks.gpu import report
 from benchmarks.results import Results, Row, rows
 
 
@@ -62,6 +64,8 @@ def targets(results: Results) -> list[Target]:
     table = Table(results)
     ratio, seconds = table.ratio, table.seconds
     growth = seconds("scale-10000-100") / seconds("scale-100-100")
+    gpu = partial(report.rate, results.get("gpu"))
+    best = gpu("ResNet8", ("batched",), ("tf32", "bf16"))
     return [
         Target("w: times as fast as Flower's simulation", ratio("w", "flower"), 4, True),
         Target("w: times as fast as PFLlib", ratio("w", "pfllib"), 4, True),
@@ -79,4 +83,7 @@ def targets(results: Results) -> list[Target]:
         Target("every workload: the same with one core", table.slowest("plain", "fedlib-one-core"), 1, True),
         Target("every workload: times as fast as BlazeFL", table.slowest("blazefl"), 1, True),
         Target("resnet-gpu: times as fast as the plain loop", ratio("resnet-gpu", "plain"), 5, True),
+        Target("GPU: a client's step of ResNet-8 at TF32 or bf16", best, 0.35, False, " ms"),
+        Target("GPU: the same, times as fast as eager steps", gpu("ResNet8", ("eager",), ("float32",)) / best, 3, True),
+        Target("GPU: a client's step of SmallCNN", gpu("SmallCNN", ("batched",), ("tf32", "bf16")), 0.1, False, " ms"),
     ]

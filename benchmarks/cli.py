@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,15 +120,16 @@ def gpu(
     path: Annotated[Path | None, typer.Option("--results", help="File of results; of a rehearsal, none.")] = None,
 ) -> None:
     """Check the engine on a GPU and time it; the status is 1 when a check failed or a part broke down."""
-    from benchmarks.gpu import parts
+    from benchmarks.gpu import parts, report
 
     bench = parts.bench_of(device)
     path = path or (results.PATH if bench.cuda else None)
     entry: dict[str, Any] = {}
     for entry in parts.play(bench, seconds):
-        print(f"{tables.markdown(tables.gpu({'gpu': entry})[-1])}\n", flush=True)
+        print(f"{tables.markdown(replace(tables.gpu({'gpu': entry})[-1], notes=[]))}\n", flush=True)
         if path:  # after each part: what a call that is cut off has found is kept
             results.write(results.read(path) | {"gpu": entry}, path)
+    print(report.about(entry))
     print(f"written: {path}" if path else "a rehearsal: nothing is written without --results")
     raise typer.Exit(0 if parts.all_passed(entry) else 1)
 

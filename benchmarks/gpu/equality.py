@@ -23,7 +23,7 @@ EXACT = 1e-10  # in float64, as a share of the largest weight
 SIDE, BATCH, ROUNDS = 8, 8, 3
 UNEVEN, EVEN = (9, 16, 20, 5), (16, 16, 16, 16)
 DIRECTIONS = 3
-STEP, CURVED = 1e-6, 1e-4  # of finite differences: how far along, and the share by which kinks may make them miss
+STEP, CURVED = 1e-6, 1e-5  # of finite differences: how far along, and the share by which kinks may make them miss
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Setting:
     seeds: int = 1
 
 
+ROUNDED = 8  # the first settings are tried in float32, too
 SETTINGS = (
     Setting("FedAvg"),
     Setting("BatchNorm", model=ResNet8),

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from benchmarks import results
-from benchmarks.errors import Skipped
+from benchmarks.errors import BenchmarkError
 from benchmarks.gpu import equality, floors, rates, variants
 from benchmarks.gpu.setting import PRECISIONS, TINY, Bench, NeedsCuda, has_precision
+from fedlib import devices
 from fedlib.models import ResNet8, SmallCNN
 
 Row = dict[str, Any]
@@ -44,13 +45,14 @@ class Part:
 
 
 def _equality(bench: Bench) -> list[Case]:
+    compared = [(setting, torch.float64) for setting in equality.SETTINGS]
+    compared += [(setting, torch.float32) for setting in equality.SETTINGS[: equality.ROUNDED]]
     return [
         Case(
             {"setting": setting.name, "type": str(dtype).removeprefix("torch.")},
             partial(equality.executors, bench, setting, dtype),
         )
-        for dtype in (torch.float64, torch.float32)
-        for setting in equality.SETTINGS
+        for setting, dtype in compared
     ]
 
 
@@ -119,19 +121,20 @@ def _variants(bench: Bench) -> list[Case]:
 
 
 PARTS = (
-    Part("equality", "Executors against sequential", 0.26, _equality, needed=True),
+    Part("equality", "Executors against sequential", 0.3, _equality, needed=True),
     Part("gradients", "One batched step against finite differences", 0.06, _gradients, needed=True),
-    Part("rates", "Milliseconds of one client's step", 0.44, _rates),
+    Part("rates", "Milliseconds of one client's step", 0.4, _rates),
     Part("floors", "The same without a federation, by client", 0.12, _floors),
     Part("variants", "Changes that were not made, ResNet8", 0.12, _variants),
 )
 
 
 def bench_of(device: str) -> Bench:
-    """The bench of a device; tiny on anything but a GPU. Raises Skipped where there is none."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Skipped("no CUDA device here; --device cpu rehearses")
-    made = Bench(torch.device(device))
+    """The bench of a device; tiny on anything but a GPU. Raises BenchmarkError where it is not there."""
+    try:
+        made = Bench(devices.pick(device))
+    except ValueError as error:
+        raise BenchmarkError(f"{error}; --device cpu rehearses") from error
     return made if made.cuda else replace(made, sizes=TINY)
 
 

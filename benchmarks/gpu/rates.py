@@ -29,7 +29,7 @@ from fedlib.data import augment
 from fedlib.federation import Local, together
 from fedlib.models import MLP, ResNet8, SmallCNN
 
-ROUNDS = 8
+ROUNDS, LEAST = 8, 4
 FEWER = 4  # times fewer batches where clients train one after the other
 
 
@@ -99,7 +99,7 @@ def rate(bench: Bench, setting: Setting, model: Callable[[], nn.Module] | None =
     times: list[float] = []
     flags = nullcontext() if has_precision() else arithmetic(bench, setting.precision)
     with flags, eager(setting.way == "eager"):
-        while len(times) < ROUNDS and (len(times) < 2 or sum(times) < sizes.patience):
+        while len(times) < LEAST or (len(times) < ROUNDS and sum(times) < sizes.patience):
             if len(times) == 1:
                 bench.forget()
             bench.wait()
@@ -108,7 +108,7 @@ def rate(bench: Bench, setting: Setting, model: Callable[[], nn.Module] | None =
             bench.wait()
             times.append(time.perf_counter() - began)
     # In rounds 0, 1, 2, 4, 8, ... clients are compared one by one and together, too: that is not the step's time.
-    steady = [s for number, s in enumerate(times) if number & (number - 1)] or times[-1:]
+    steady = [s for number, s in enumerate(times) if number & (number - 1)]
     steps = clients * each * setting.seeds
     return {"ms": 1e3 * median(steady) / steps, "mb": bench.peak(), "steps": way_of(feds[0])}
 

@@ -31,7 +31,7 @@ def heads(rows: list[dict[str, Any]]) -> list[str]:
 def cell(key: str, value: Any) -> str:
     """One cell in words."""
     if key == "passed":
-        return {True: "yes", False: "**no**", None: ""}[value]
+        return {True: "yes", False: "no", None: ""}[value]
     if value is None or value == "":
         return ""
     if key in ("difference", "allowed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator
@@ -187,6 +188,7 @@ def captured(bench: Bench, step: Callable[[], None]) -> Callable[[], object]:
     return graph.replay
 
 
+@functools.lru_cache(maxsize=4)
 def images(bench: Bench, count: int) -> tuple[Tensor, Tensor]:
     """Random bytes [count, 3, side, side] and labels [count] of ten classes."""
     draw, side = rng.stream("benchmark", "gpu"), bench.sizes.side

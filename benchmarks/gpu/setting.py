@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,12 @@ class Bench:
         """Begin anew with the peak of memory."""
         if self.cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
+
+    def clear(self) -> None:
+        """Give back what earlier cases held: graphs and networks refer to each other in circles."""
+        if self.cuda:
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def seconds(self, call: Callable[[], object]) -> float:
         """Seconds of one call, from as many as fit into a share of the patience; two warm up."""

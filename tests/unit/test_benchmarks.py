@@ -461,7 +461,7 @@ def installs(monkeypatch, tmp_path):
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(environments, "BUILD", tmp_path)
-    monkeypatch.setattr(environments.subprocess, "run", run)
+    monkeypatch.setattr(environments, "subprocess", SimpleNamespace(run=run))
     return calls
 
 

@@ -14,7 +14,7 @@ import torch
 from benchmarks import results
 from benchmarks.errors import BenchmarkError
 from benchmarks.gpu import equality, floors, rates, variants
-from benchmarks.gpu.setting import PRECISIONS, TINY, Bench, NeedsCuda, has_precision
+from benchmarks.gpu.setting import PRECISIONS, TINY, Bench, NeedsCuda, impossible
 from fedlib import devices
 from fedlib.models import ResNet8, SmallCNN
 
@@ -77,7 +77,7 @@ def _rates(bench: Bench) -> list[Case]:
                 "crop and flip": "yes" if setting.augmented else "no",
             },
             partial(rates.rate, bench, setting),
-            rates.possible(setting),
+            impossible(setting.precision),
         )
         for setting in rates.settings()
     ]
@@ -102,14 +102,15 @@ def _floors(bench: Bench) -> list[Case]:
 
 
 def _variants(bench: Bench) -> list[Case]:
-    missing = "" if has_precision() else "this fedlib has no setting for the precision"
     found = [
-        Case({"change": change, "precision": p}, partial(variants.changed, bench, change, p), missing * (p == "bf16"))
+        Case({"change": change, "precision": p}, partial(variants.changed, bench, change, p), impossible(p))
         for p in ("tf32", "bf16")
         for change in variants.CHANGES
     ]
     search = partial(variants.changed, bench, "as it is", "tf32", True)
-    found.insert(len(variants.CHANGES), Case({"change": "cuDNN tries its ways", "precision": "tf32"}, search))
+    found.insert(
+        len(variants.CHANGES), Case({"change": "cuDNN tries its ways", "precision": "tf32"}, search, impossible("tf32"))
+    )
     found += [
         Case(
             {"change": f"one network, {k} steps in a graph", "precision": "tf32"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -15,11 +14,9 @@ from torch import nn
 from benchmarks.gpu.setting import (
     PRECISIONS,
     Bench,
-    arithmetic,
     can_be_eager,
     eager,
     federation,
-    has_precision,
     images,
     prepare,
     way_of,
@@ -97,8 +94,7 @@ def rate(bench: Bench, setting: Setting, model: Callable[[], nn.Module] | None =
         for seed in range(setting.seeds)
     ]
     times: list[float] = []
-    flags = nullcontext() if has_precision() else arithmetic(bench, setting.precision)
-    with flags, eager(setting.way == "eager"):
+    with eager(setting.way == "eager"):
         while len(times) < LEAST or (len(times) < ROUNDS and sum(times) < sizes.patience):
             if len(times) == 1:
                 bench.forget()
@@ -111,10 +107,3 @@ def rate(bench: Bench, setting: Setting, model: Callable[[], nn.Module] | None =
     steady = [s for number, s in enumerate(times) if number & (number - 1)]
     steps = clients * each * setting.seeds
     return {"ms": 1e3 * median(steady) / steps, "mb": bench.peak(), "steps": way_of(feds[0])}
-
-
-def possible(setting: Setting) -> str:
-    """Why the setting cannot be had with this fedlib, in words; empty when it can."""
-    if setting.precision == "bf16" and not has_precision():
-        return "this fedlib has no setting for the precision"
-    return ""

@@ -7,7 +7,7 @@ import gc
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +96,11 @@ def has_precision() -> bool:
     return "precision" in inspect.signature(Federation).parameters
 
 
+def impossible(precision: str) -> str:
+    """Why the precision cannot be had with this fedlib, in words; empty when it can."""
+    return "" if precision == "float32" or has_precision() else "this fedlib has no setting for the precision"
+
+
 def federation(
     bench: Bench,
     model: Callable[[], nn.Module],
@@ -114,29 +119,19 @@ def federation(
 
 
 def arithmetic(bench: Bench, precision: str) -> AbstractContextManager[Any]:
-    """The process-wide flags of a precision, for as long as the context lasts; bf16 is up to :func:`autocast`."""
-    if hasattr(Net, "arithmetic"):
-        made: Any = Net
-        return made(nn.Linear(1, 1), bench.device, torch.float32, precision=precision).arithmetic()
-    return _flags(precision == "tf32")
+    """The process-wide settings of a precision, for as long as the context lasts; bf16 is up to :func:`autocast`.
 
-
-@contextmanager
-def _flags(tf32: bool) -> Iterator[None]:
-    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [place.allow_tf32 for place in places]
-    try:
-        for place in places:
-            place.allow_tf32 = tf32
-        yield
-    finally:
-        for place, old in zip(places, before, strict=True):
-            place.allow_tf32 = old
+    A federation sees to it itself; this is for networks that are trained by hand.
+    """
+    if not has_precision():
+        return nullcontext()
+    made: Any = Net
+    return made(nn.Linear(1, 1), bench.device, torch.float32, precision=precision).arithmetic()
 
 
 def autocast(bench: Bench, precision: str) -> torch.autocast:
     """Around a forward pass: bfloat16 where the precision says so."""
-    return torch.autocast(bench.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
 def can_be_eager() -> bool:

@@ -246,26 +246,43 @@ def test_the_precision_reaches_a_federation_that_takes_it(monkeypatch):
     monkeypatch.setattr(setting, "Federation", Precise)
     assert ask(precision="bf16").precision == "bf16"
     assert ask().precision is None
-    assert rates.possible(rates.Setting(precision="bf16")) == ""
+    assert {setting.impossible(p) for p in setting.PRECISIONS} == {""}
     monkeypatch.setattr(setting, "Federation", Plain)
     assert "precision" not in ask(precision="tf32").options
-    assert "no setting for the precision" in rates.possible(rates.Setting(precision="bf16"))
+    assert [bool(setting.impossible(p)) for p in setting.PRECISIONS] == [False, True, True]
 
 
-def test_flags_and_switches_are_as_before_afterwards(monkeypatch):
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    for tf32 in (True, False):
-        with contextlib.suppress(KeyError), setting._flags(tf32), variants.searching(True):
-            assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (tf32, tf32, True)
-            raise KeyError
-        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == before
+def test_switches_are_as_before_afterwards(monkeypatch):
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    with contextlib.suppress(KeyError), variants.searching(True):
+        assert cudnn.benchmark is True
+        raise KeyError
+    assert cudnn.benchmark == before
     monkeypatch.setattr(batched, "CAPTURE", True, raising=False)
     for wanted in (True, False):
         with contextlib.suppress(KeyError), setting.eager(wanted):
             assert batched.CAPTURE is not wanted
             raise KeyError
         assert batched.CAPTURE is True
+
+
+def test_a_network_trained_by_hand_gets_the_settings_of_its_precision(monkeypatch):
+    told = []
+
+    class Precise:
+        def __init__(self, module, device, dtype, precision):
+            self.precision = precision
+
+        def arithmetic(self):
+            told.append(self.precision)
+            return contextlib.nullcontext()
+
+    monkeypatch.setattr(setting, "has_precision", lambda: True)
+    monkeypatch.setattr(setting, "Net", Precise)
+    floors.plain_loop(BENCH, "MLP", "tf32")
+    floors.one_network(BENCH, "MLP", "bf16", False)
+    assert told == ["tf32", "bf16"]
 
 
 # Floors and variants

@@ -21,7 +21,8 @@ from fedlib.models.net import State, clone
 Row = dict[str, Any]
 EXACT = 1e-10  # in float64, as a share of the largest weight
 SIDE, BATCH, ROUNDS = 8, 8, 3
-UNEVEN, EVEN = (9, 16, 20, 5), (16, 16, 16, 16)
+EPOCHS = 4  # so that every shape of a step is there often enough to be captured
+UNEVEN, EVEN = (10, 16, 20, 5), (16, 16, 16, 16)
 DIRECTIONS = 3
 STEP, CURVED = 1e-6, 1e-5  # of finite differences: how far along, and the share by which kinks may make them miss
 
@@ -67,7 +68,7 @@ def executors(bench: Bench, setting: Setting, dtype: torch.dtype, plainly: bool 
     """Play the same rounds one client after the other and batched (``plainly``: without capturing), and compare."""
     given, local = (
         samples(setting.sizes, dtype),
-        Local(**{"epochs": 2, "batch_size": BATCH, "lr": 0.05} | setting.local),
+        Local(**{"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.05} | setting.local),
     )
 
     def played(executor: str) -> list[Federation]:

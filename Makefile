@@ -28,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book test run serve lab real full check bench lint types format site-test zip pdf clean distclean
+.PHONY: help setup book test run serve lab real full check bench gpu lint types format site-test zip pdf clean distclean
 
 help:
 	@echo "make book        execute every chapter that is stale (profile quick), build the website"
@@ -43,10 +43,11 @@ help:
 	@echo "make lint        style of code and workflows;  make types: static types;  make format: mend the style"
 	@echo "make site-test   only the tests of the website, in a headless Chromium"
 	@echo "make bench       how long a round takes: fedlib against its peers (12 minutes; nothing else should run)"
+	@echo "make gpu         is the engine right on this GPU, and how fast; ARGS=\"--device cpu\" rehearses (90 seconds)"
 	@echo "make clean       remove caches and the website; ARGS=--all removes executed chapters, too"
 	@echo "make distclean   the same, and .venv"
 	@echo
-	@echo "All but help and clean first make .venv from requirements.txt, once."
+	@echo "All but help, gpu and clean first make .venv from requirements.txt, once."
 
 # The stamp holds a checksum of what was installed, so that a checkout, which touches time stamps, installs nothing.
 # It is written last: an interrupted installation is taken up again by the next call.
@@ -99,6 +100,10 @@ check: setup
 
 bench: setup
 	@$(PY) -m benchmarks run $(ARGS)
+
+# A machine with a GPU may have no network: without .venv its own Python is taken, and nothing is installed.
+gpu:
+	@if test -x $(PY); then $(PY) -m benchmarks gpu $(ARGS); else python3 -m benchmarks gpu $(ARGS); fi
 
 # JUPYTER_CONFIG_PATH adds .jupyter of this folder to the user's own settings, and changes nothing there.
 lab: setup

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,13 +36,16 @@ def run(
     seed: int = 0,
     explain: Annotated[bool, typer.Option("--explain", help="Print why fedlib chose its executor.")] = False,
     pfllib: Annotated[Path | None, typer.Option(help="A checkout of PFLlib.")] = None,
+    python314: Annotated[Path | None, typer.Option(help="A Python 3.14, for BlazeFL.")] = None,
     path: Where = results.PATH,
 ) -> None:
     """Measure, and put the workloads measured into the file of results."""
     chosen = [(w, contenders.choose(contender or [], w.contenders)) for w in workloads.choose(workload or [])]
     given = {"pfllib": str(pfllib.resolve())} if pfllib else {}
+    given |= {"python314": str(python314.absolute())} if python314 else {}
     for name in sorted({c.environment for _, who in chosen for c in who if not (c.needs and c.needs not in given)}):
-        environments.install(name)
+        with suppress(Skipped):  # whoever needs it says so where it would run
+            environments.install(name, given)
     for w, who in chosen:
         try:
             entry = compare(w, who, rounds or w.rounds, repeat or w.repeats, seed, given, explain)
@@ -109,23 +114,50 @@ def compare(
 
 
 @app.command()
+def gpu(
+    device: Annotated[str, typer.Option(help="cuda, or cpu for a rehearsal in tiny sizes.")] = "cuda",
+    seconds: Annotated[float, typer.Option(min=1, help="Time for everything; each part has its share.")] = 90,
+    path: Annotated[Path | None, typer.Option("--results", help="File of results; of a rehearsal, none.")] = None,
+) -> None:
+    """Check the engine on a GPU and time it; the status is 1 when a check failed or a part broke down."""
+    from benchmarks.gpu import parts, report
+
+    bench = parts.bench_of(device)
+    path = path or (results.PATH if bench.cuda else None)
+    entry: dict[str, Any] = {}
+    for entry in parts.play(bench, seconds):
+        print(f"{tables.markdown(replace(tables.gpu({'gpu': entry})[-1], notes=[]))}\n", flush=True)
+        if path:  # after each part: what a call that is cut off has found is kept
+            results.write(results.read(path) | {"gpu": entry}, path)
+    print(report.about(entry))
+    print(f"written: {path}" if path else "a rehearsal: nothing is written without --results")
+    raise typer.Exit(0 if parts.all_passed(entry) else 1)
+
+
+@app.command()
 def show(
     targets: Annotated[bool, typer.Option("--targets", help="Only the targets.")] = False, path: Where = results.PATH
 ) -> None:
     """Print the results as Markdown."""
     found = results.read(path)
-    if not found["workloads"]:
+    if not found["workloads"] and "gpu" not in found:
         print(tables.MISSING)
         return
-    shown = [] if targets else tables.workloads(found)
+    shown = [] if targets else [*tables.workloads(found), *tables.gpu(found)]
     print("\n\n".join(tables.markdown(table) for table in [*shown, tables.bounds(found)]))
 
 
 @app.command()
-def setup() -> None:
+def setup(
+    python314: Annotated[Path | None, typer.Option(help="A Python 3.14, for BlazeFL.")] = None,
+) -> None:
     """Make the environments of all peers; `run` makes those that it needs by itself."""
     for name in environments.PACKAGES:
-        environments.install(name)
+        try:
+            environments.install(name, {"python314": str(python314.absolute())} if python314 else {})
+        except Skipped as reason:
+            print(f"{name}: skipped, {reason}")
+            continue
         print(f"ready: {environments.interpreter(name)}")
 
 
@@ -133,12 +165,12 @@ def setup() -> None:
 def merge(
     other: Annotated[Path, typer.Argument(help="Results of another machine.")], path: Where = results.PATH
 ) -> None:
-    """Take workloads that were measured elsewhere, such as on a machine with a GPU, into the file of results."""
+    """Take what was measured elsewhere, such as on a machine with a GPU, into the file of results."""
     if not other.exists():
         raise BenchmarkError(f"{other} does not exist")
-    kept = results.read(path)
-    kept["workloads"] |= results.read(other)["workloads"]
-    results.write(kept, path)
+    kept, found = results.read(path), results.read(other)
+    kept["workloads"] |= found["workloads"]
+    results.write(kept | ({"gpu": found["gpu"]} if "gpu" in found else {}), path)
     print(f"written: {path}")
 
 

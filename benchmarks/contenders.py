@@ -50,6 +50,7 @@ _LISTED = (
     Contender("plain", "plain loop", "plain"),
     Contender("floor", "floor", "floor", compared=False),
     Contender("flower", "Flower", "flower", "flower", cores="all"),
+    Contender("blazefl", "BlazeFL", "blazefl", "blazefl", cores="all"),
     Contender("fedlab", "FedLab", "fedlab", "fedlab"),
     Contender("pfllib", "PFLlib", "pfllib", "pfllib", needs="pfllib"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
+try:
+    import psutil
+except ImportError:  # a machine that is only borrowed may have it not
+    psutil = None
 
 from benchmarks import environments
 from benchmarks.contenders import Contender
@@ -47,7 +51,7 @@ def run(contender: Contender, job: Job, folder: Path, given: dict[str, str] | No
     given = given or {}
     if contender.needs and not given.get(contender.needs):
         raise Skipped(f"needs a checkout: --{contender.needs} PATH")
-    environments.install(contender.environment)
+    environments.install(contender.environment, given)
     stem = folder / f"{job.workload}-{contender.name}"
     path, log = stem.with_suffix(".json"), stem.with_suffix(".log")
     own = {"cores": cores(), "path": str(path), "scratch": str(folder / contender.name), **given}
@@ -74,32 +78,41 @@ def run(contender: Contender, job: Job, folder: Path, given: dict[str, str] | No
             words = [line.strip() for line in errors if line.strip()]
             last = words[-1] if words else f"it ended with status {child.returncode} and said nothing"
             raise BenchmarkError(f"{last[:300]} (log: {log})")
-    return {**json.loads(answers[-1]), "memory_mb": memory}
+    answer = json.loads(answers[-1])
+    own_peak = answer.pop("peak_mb")
+    return {**answer, "memory_mb": memory if psutil else own_peak}
 
 
 def watch(child: subprocess.Popen[Any]) -> float:
     """Wait for the child; return the peak, in MB, of the memory of all its processes together.
 
     Pages that processes share count once (PSS, where the system knows it). Asking for that is slow, so it is asked only
-    when the plain sum of resident memory has reached a new height.
+    when the plain sum of resident memory has reached a new height. Without psutil it is NaN.
     """
     began, highest, peak = time.monotonic(), 0, 0
-    process = psutil.Process(child.pid)
+    process = psutil.Process(child.pid) if psutil else None
     while child.poll() is None:
         if time.monotonic() - began > PATIENCE:
             raise BenchmarkError(f"given up after {PATIENCE:.0f} s")
-        with suppress(psutil.Error):
-            family = [process, *process.children(recursive=True)]
-            resident = sum(_memory(p, shared_once=False) for p in family)
-            if resident > 1.02 * highest:
-                highest = resident
-                peak = max(peak, sum(_memory(p, shared_once=True) for p in family))
+        family = _family(process)
+        resident = sum(_memory(p, shared_once=False) for p in family)
+        if resident > 1.02 * highest:
+            highest = resident
+            peak = max(peak, sum(_memory(p, shared_once=True) for p in family))
         with suppress(subprocess.TimeoutExpired):
             child.wait(WATCH)
-    return peak / 1e6
+    return peak / 1e6 if psutil else math.nan
 
 
-def _memory(process: psutil.Process, shared_once: bool) -> int:
+def _family(process: Any) -> list[Any]:
+    """A process, if there is one, and all that it has started; none once it has ended."""
+    if process is not None:
+        with suppress(psutil.Error):
+            return [process, *process.children(recursive=True)]
+    return []
+
+
+def _memory(process: Any, shared_once: bool) -> int:
     with suppress(psutil.Error):
         if shared_once:
             full = process.memory_full_info()
@@ -109,10 +122,11 @@ def _memory(process: psutil.Process, shared_once: bool) -> int:
 
 
 def end(child: subprocess.Popen[Any]) -> None:
-    """End the child and whatever it has started."""
+    """End the child and whatever it has started; without psutil, what has stayed in its group of processes."""
     family = []
-    with suppress(psutil.Error):
-        family = psutil.Process(child.pid).children(recursive=True)
+    if psutil:
+        with suppress(psutil.Error):
+            family = _family(psutil.Process(child.pid))[1:]
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     for process in family:

@@ -3,6 +3,8 @@
 The file has one entry per workload, each with the machine it was measured on:
 ``{"workloads": {name: {"title", "data", "rounds", "test_samples", "machine", "contenders": {name: run}}}}``, where a
 run is ``{"seconds": [[...], ...], ...}`` with one list per repetition, or ``{"skipped": why}`` or ``{"error": why}``.
+Beside them stands, under "gpu", what a machine with a GPU showed: ``{"machine", "device", "versions", "parts",
+"seconds"}``, with a table's rows in each part.
 """
 
 from __future__ import annotations
@@ -19,12 +21,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-
 from benchmarks import measure
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.environments import ROOT
 from benchmarks.errors import BenchmarkError
+from benchmarks.gpu import report
 
 PATH = ROOT / "benchmarks" / "results.json"
 Results = dict[str, Any]
@@ -38,6 +39,8 @@ def read(path: Path = PATH) -> Results:
         found = json.loads(path.read_text(encoding="utf-8"))
         for entry in found["workloads"].values():
             rows(entry)
+        if "gpu" in found:
+            report.check(found["gpu"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise BenchmarkError(f"{path} is not a file of results ({what}); move it away and measure again") from error
@@ -56,7 +59,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     described = {
         "cpu": _processor(),
         "cores": measure.cores(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": platform.platform(terse=True),
         "load": round(os.getloadavg()[0], 2),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

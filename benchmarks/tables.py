@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.gpu import report
 from benchmarks.results import Results, Row, rows
 from benchmarks.targets import targets
 
@@ -71,12 +72,14 @@ def _cells(row: Row) -> list[str]:
 def about(entry: dict[str, Any]) -> str:
     """Data, machine, versions, commit."""
     m = entry["machine"]
-    versions: dict[str, str] = {}
+    versions: dict[str, set[str]] = {}
     for run in entry["contenders"].values():
-        versions |= {name: v for name, v in run.get("versions", {}).items() if name != "numpy"}
+        for name, version in run.get("versions", {}).items():
+            versions.setdefault(name, set()).add(version)
+    versions.pop("numpy", None)
     where = f"{m['gpu']}; " if m.get("gpu") else ""
     where += f"{m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB, {m['system']}, load {m['load']} at the start"
-    software = ", ".join(f"{n} {v}" for n, v in sorted(versions.items()))
+    software = ", ".join(f"{n} {' and '.join(sorted(v))}" for n, v in sorted(versions.items()))
     changed = " with local changes" if m["dirty"] else ""
     return (
         f"Data: {entry['data']}, {entry['test_samples']} test samples. {entry['rounds']} rounds, "
@@ -125,6 +128,19 @@ def workloads(results: Results) -> list[Table]:
     """The tables of all workloads that were measured, the scale-up series as one."""
     found = [workload(n, entry) for n, entry in ordered(results) if not n.startswith("scale-")]
     return found + ([scale(results)] if cells_of_scale(results) else [])
+
+
+def gpu(results: Results) -> list[Table]:
+    """A table for each part of what a GPU showed; none where there was none."""
+    entry = results.get("gpu")
+    tables = []
+    for name, part in (entry["parts"] if entry else {}).items():
+        keys = report.heads(part["rows"])
+        body = [[report.cell(key, row.get(key)) for key in keys] for row in part["rows"]]
+        tables.append(Table(report.title(name, part), [report.HEADS.get(key, key) for key in keys], body, []))
+    if entry and tables:
+        tables[-1].notes.append(report.about(entry))
+    return tables
 
 
 def ordered(results: Results) -> list[tuple[str, dict[str, Any]]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from benchmarks.gpu import report
 from benchmarks.results import Results, Row, rows
 
 
@@ -51,9 +53,9 @@ class Table:
         """How many times as fast as the other fedlib is."""
         return self.seconds(workload, other) / self.seconds(workload, ours)
 
-    def slowest(self, ours: str) -> float:
-        """The least ratio to the plain loop over all workloads that have both."""
-        ratios = [self.ratio(workload, "plain", ours) for workload in self.found]
+    def slowest(self, other: str, ours: str = "fedlib") -> float:
+        """The least ratio to another contender over all workloads that have both."""
+        ratios = [self.ratio(workload, other, ours) for workload in self.found]
         return min((r for r in ratios if not math.isnan(r)), default=math.nan)
 
 
@@ -62,6 +64,8 @@ def targets(results: Results) -> list[Target]:
     table = Table(results)
     ratio, seconds = table.ratio, table.seconds
     growth = seconds("scale-10000-100") / seconds("scale-100-100")
+    gpu = partial(report.rate, results.get("gpu"))
+    best = gpu("ResNet8", ("batched",), ("tf32", "bf16"))
     return [
         Target("w: times as fast as Flower's simulation", ratio("w", "flower"), 4, True),
         Target("w: times as fast as PFLlib", ratio("w", "pfllib"), 4, True),
@@ -75,7 +79,11 @@ def targets(results: Results) -> list[Target]:
         Target("mlp: the same per seed, 10 seeds at once", ratio("mlp", "plain", "fedlib-10-seeds"), 8, True),
         Target("10,000 clients, 100 sampled: peak memory", table.memory("scale-10000-100"), 2, False, " GB"),
         Target("10,000 clients: seconds in units of 100 clients', 100 sampled", growth, 1.3, False),
-        Target("every workload: times as fast as the plain loop", table.slowest("fedlib"), 1, True),
-        Target("every workload: the same with one core", table.slowest("fedlib-one-core"), 1, True),
+        Target("every workload: times as fast as the plain loop", table.slowest("plain"), 1, True),
+        Target("every workload: the same with one core", table.slowest("plain", "fedlib-one-core"), 1, True),
+        Target("every workload: times as fast as BlazeFL", table.slowest("blazefl"), 1, True),
         Target("resnet-gpu: times as fast as the plain loop", ratio("resnet-gpu", "plain"), 5, True),
+        Target("GPU: a client's step of ResNet-8 at TF32 or bf16", best, 0.35, False, " ms"),
+        Target("GPU: the same, times as fast as eager steps", gpu("ResNet8", ("eager",), ("float32",)) / best, 3, True),
+        Target("GPU: a client's step of SmallCNN", gpu("SmallCNN", ("batched",), ("tf32", "bf16")), 0.1, False, " ms"),
     ]

@@ -15,7 +15,7 @@ from benchmarks.job import Job, Material
 from fedlib import data, partition, rng
 from fedlib.data.dataset import Dataset
 
-ALL = ("fedlib*", "plain", "floor", "flower", "fedlab", "pfllib")
+ALL = ("fedlib*", "plain", "floor", "flower", "blazefl", "fedlab", "pfllib")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ def images() -> Dataset:
         if data.available()[name] not in ("download", "absent"):
             return data.load(name).subset(6000, 1000, rng=rng.stream("benchmark", "images"))
     return data.glyphs.dataset(train=6000, test=1000, size=28, seed=0)
+
+
+def one_dimensional() -> Dataset:
+    """MNIST-1D: 4,000 samples of 40 points."""
+    return data.mnist1d.dataset(seed=0)
 
 
 def colour_images(train: int | None) -> Dataset:
@@ -205,6 +210,41 @@ _LISTED = (
         lr=0.1,
         contenders=(*ALL[:-1], "fedlib-3-seeds", "fedlib-10-seeds"),
         rounds=101,
+        repeats=3,
+    ),
+    Workload(
+        name="mnist1d",
+        title="MNIST-1D, 20 clients by Dirichlet 0.5, 1-D CNN (25, 25, 25), batch 32, 3 local epochs",
+        samples=one_dimensional,
+        clients=20,
+        split=dirichlet(20, 0.5),
+        takes_part=20,
+        model="fedlib.models.cnn:Cnn1d",
+        arguments={},
+        epochs=3,
+        batch=32,
+        lr=0.1,
+        contenders=ALL,
+        rounds=11,
+        repeats=3,
+    ),
+    Workload(
+        name="few",
+        title="digits, 50 even clients, 5 sampled, CNN (16, 32; 128), batch 16, 5 local epochs",
+        samples=digits,
+        clients=50,
+        split=iid(50),
+        takes_part=5,
+        model="fedlib.models.cnn:SmallCNN",
+        arguments={},
+        epochs=5,
+        batch=16,
+        lr=0.05,
+        contenders=(
+            *("fedlib", "fedlib-one-core", "fedlib-batched", "fedlib-sequential"),
+            *("plain", "floor", "blazefl"),
+        ),
+        rounds=41,
         repeats=3,
     ),
     _resnet(

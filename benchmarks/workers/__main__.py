@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import platform
+import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,18 +13,25 @@ import torch
 
 from benchmarks.job import Job, Material, Outcome
 
-PACKAGES = ("torch", "numpy", "flwr", "ray", "fedlab")
+PACKAGES = ("torch", "numpy", "flwr", "ray", "blazefl", "fedlab")
 
 
 def versions() -> dict[str, str]:
-    """What this environment has of the packages that matter."""
-    found = {"python": platform.python_version()}
+    """What this environment has of the packages that matter, and whether its threads run at the same time."""
+    locked = getattr(sys, "_is_gil_enabled", lambda: True)()
+    found = {"python": platform.python_version() + ("" if locked else " free-threaded")}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found
+
+
+def peak() -> float:
+    """The most memory, in MB, that this process alone has had; what it has started is not counted."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 1e6 if sys.platform == "darwin" else most * 1024 / 1e6
 
 
 @torch.no_grad()
@@ -45,6 +53,7 @@ def main(name: str, path: str) -> None:
         "steps": outcome.steps,
         "accuracy": accuracy(job, material, outcome.weights),
         "versions": versions(),
+        "peak_mb": peak(),
         "explain": outcome.explain,
     }
     print("\n" + json.dumps(answer), flush=True)

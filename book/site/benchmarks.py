@@ -29,10 +29,10 @@ class BenchmarksDirective(BookDirective):
 
 def drawn(found: results.Results) -> list[Node]:
     """What the page shows of these results."""
-    if not found["workloads"]:
+    if not found["workloads"] and "gpu" not in found:
         return [elements.paragraph(["Nothing has been measured yet. To measure:"]), elements.command(tables.HOW)]
     shown = [table(tables.bounds(found)), *figure(plots.bars(found))]
-    for each in tables.workloads(found):
+    for each in [*tables.workloads(found), *tables.gpu(found)]:
         shown.append(table(each))
         shown += [elements.paragraph(note, "source") for note in each.notes]
     return shown + figure(plots.scale(found))

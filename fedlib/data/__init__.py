@@ -25,6 +25,7 @@ _MODULES = (
     "download",
     "glyphs",
     "loading",
+    "mnist1d",
     "packs",
     "registry",
     "toy",

@@ -218,11 +218,15 @@ def from_arrays(
 ) -> Dataset:
     """A `Dataset` out of raw arrays: x_* uint8 [N, H, W] or [N, H, W, C] in [0, scale], y_* integers, class_names.
 
+    Samples that are real numbers, x_* floating point, have no bytes: ValueError with `raw`.
+
     Pixels stay bytes until this last step, and with `raw` for good; the conversion works in place on the one
     floating-point copy.
     """
 
     def images(array: np.ndarray) -> Tensor:
+        if raw and array.dtype != np.uint8:
+            raise ValueError(f"{name} has no bytes, its samples are {array.dtype}: leave raw out")
         pixels = torch.from_numpy(array)
         pixels = pixels.unsqueeze(1) if array.ndim == 3 else pixels.permute(0, 3, 1, 2)
         _matching(pixels.shape[1], mean)

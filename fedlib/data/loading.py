@@ -28,14 +28,15 @@ def load(
 ) -> Dataset:
     """Loads a data set by name.
 
-    Embedded sets (`digits`, `glyphs`) need no file. Others are searched for as `<name>.npz` in `root`
+    Embedded sets (`digits`, `glyphs`, `mnist1d`) need no file. Others are searched for as `<name>.npz` in `root`
     (default: $FEDLIB_DATA), then in fedlib's cache, then downloaded by torchvision's loaders; contents are
     verified by sha256 and by the form that the set's card says. A pack whose checksum stands in a file beside it alone
     is unknown data: it is loaded, with a warning, and :func:`used` says so.
 
     normalise: standardise each channel with the fixed statistics of the training part; otherwise pixels are
     in [0, 1].
-    raw: leave the pixels as bytes, a quarter of the memory; the set's `prepare` gives batches the form asked for.
+    raw: leave the pixels as bytes, a quarter of the memory; the set's `prepare` gives batches the form asked for. A
+    set of real numbers (`mnist1d`) has neither pixels nor bytes; asking for them raises ValueError.
     Raises `DataUnavailable` for an unknown name or a set that cannot be had, `DataCorrupt` for a damaged
     pack.
     """

@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from .registry import Card, DataCorrupt
 # What reading a damaged archive raises, depending on where the damage is.
 DAMAGE = (
     ValueError, TypeError, AttributeError, KeyError, EOFError, MemoryError, NotImplementedError, struct.error,
-    zipfile.BadZipFile, zlib.error,
+    zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 LARGEST = 4 * 2**30  # bytes of a pack in memory; the largest set known here has 0.2 * 2^30
 REQUIRED = ("x_train", "y_train", "x_test", "y_test", "class_names")

@@ -5,6 +5,7 @@ from typing import Any
 
 _HOME = {
     "Autoencoder": "autoencoder",
+    "Cnn1d": "cnn",
     "MLP": "mlp",
     "SmallCNN": "cnn",
     "McMahanCNN": "cnn",

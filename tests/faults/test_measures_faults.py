@@ -273,6 +273,22 @@ class TestData(Planted):
             tests=("test_planted.py::test_the_test_part_of_the_digits_is_spread_over_each_class",),
         ),
         Fault(
+            "mnist1d-smooth-noise-everywhere",
+            "data/mnist1d.py",
+            "np.where(wide[i] == 0, _smooth(noise[i]), 0)",
+            "_smooth(noise[i])",
+            "correlated noise lies on the drawing of MNIST-1D, not only beside it",
+            tests=("test_mnist1d.py::test_the_first_samples_are_the_packages_to_rounding",),
+        ),
+        Fault(
+            "mnist1d-test-part-is-every-seeds",
+            "data/mnist1d.py",
+            "order = draw.permutation(len(labels))",
+            "order = np.random.RandomState(PUBLISHED).permutation(len(labels))",
+            "which samples of MNIST-1D are test samples does not depend on the seed",
+            tests=("test_mnist1d.py::test_samples_are_those_of_the_package",),
+        ),
+        Fault(
             "crops-never-at-the-far-edge",
             "data/augment.py",
             "2 * padding + 1, (2, batch, 1)",

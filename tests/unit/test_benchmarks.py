@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from docutils import nodes
 from hypothesis import given, strategies as st
 from typer.testing import CliRunner
 
@@ -23,7 +25,6 @@ from benchmarks.errors import BenchmarkError, Skipped, Unknown
 from benchmarks.job import Job, Material, steps
 from benchmarks.workers import fedlib as ours, floor, local, pfllib, plain
 from benchmarks.workers.__main__ import accuracy
-from book.site import benchmarks as page
 from fedlib import choice, rng
 from fedlib.algorithms import FedAvg
 
@@ -259,6 +260,82 @@ def test_pfllib_says_why_it_cannot_run(checkout, tmp_path):
         measure.run(CONTENDERS["pfllib"], job(), tmp_path)
 
 
+# BlazeFL: a stand-in for its package with the same interface, for Pythons that it does not run on
+
+
+BLAZE = """
+from concurrent.futures import ThreadPoolExecutor
+
+class ModelSelector: pass
+class FedAvgPartitionedDataset: pass
+class FedAvgPartitionType: TRAIN = "train"
+class FedAvgUplinkPackage: pass
+
+class FedAvgBaseServerHandler:
+    def __init__(
+        self, model_selector, model_name, dataset, global_round, num_clients, sample_ratio, device, batch_size, seed
+    ):
+        assert int(num_clients * sample_ratio) == num_clients
+        self.model, self.global_round = model_selector.select_model(model_name), global_round
+        self.round, self.got = 0, []
+    def is_stopped(self):
+        return self.round >= self.global_round
+    def downlink_package(self):
+        return {n: w.clone() for n, w in self.model.state_dict().items()}
+    def load(self, package):
+        self.got.append(package)
+        if len(self.got) == self.num_clients_per_round:
+            total = sum(n for n, _ in self.got)
+            self.model.load_state_dict({k: sum(n * m[k] for n, m in self.got) / total for k in self.got[0][1]})
+            self.round, self.got = self.round + 1, []
+
+class FedAvgThreadPoolClientTrainer:
+    def __init__(
+        self, model_selector, model_name, dataset, device, num_clients, epochs, batch_size, lr, seed, num_parallels
+    ):
+        self.networks, self.dataset, self.epochs, self.lr = model_selector, dataset, epochs, lr
+        self.threads, self.batch_size, self.cache = num_parallels, batch_size, []
+    def one(self, cid, payload):
+        import torch
+        loader = self.dataset.get_dataloader(type_="train", cid=cid, batch_size=self.batch_size, generator=None)
+        network = self.networks.select_model("any")
+        network.load_state_dict(payload)
+        rule = torch.optim.SGD(network.parameters(), lr=self.lr)
+        for _ in range(self.epochs):
+            for x, y in loader:
+                rule.zero_grad()
+                torch.nn.functional.cross_entropy(network(x), y).backward()
+                rule.step()
+        return len(loader.dataset), network.state_dict()
+    def local_process(self, payload, cid_list):
+        with ThreadPoolExecutor(self.threads) as pool:
+            futures = [pool.submit(self.one, cid, payload) for cid in cid_list]
+            self.cache += [f.result() for f in self.progress_fn(futures)]
+    def uplink_package(self):
+        package, self.cache = self.cache, []
+        return package
+"""
+
+
+def test_blazefl_gets_the_jobs_clients_batches_and_weights(tmp_path, monkeypatch):
+    package = tmp_path / "blazefl"
+    package.mkdir()
+    for name, text in (("__init__", ""), ("contrib", BLAZE), ("core", "from blazefl.contrib import ModelSelector")):
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        worker = importlib.import_module("benchmarks.workers.blazefl")
+        a_job = job(sampled=[[0, 3, 4], [1, 2, 5], [2, 3, 4]], options={"cores": 2})
+        given = started(a_job, material())
+        found, expected = worker.run(a_job, given), plain.run(a_job, given)
+    finally:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "blazefl" or n.endswith("workers.blazefl")]:
+            del sys.modules[name]
+    for name, w in expected.weights.items():
+        assert torch.allclose(found.weights[name], w, rtol=0, atol=1e-6), name
+    assert (len(found.seconds), found.steps) == (3, expected.steps)
+
+
 # Contenders in processes of their own
 
 
@@ -271,7 +348,7 @@ def test_contenders_in_their_processes_agree(tmp_path, monkeypatch):
     for run in entry["contenders"].values():
         assert len(run["seconds"][0]) == 3
         assert 50 < run["memory_mb"][0] < 5000
-        assert run["versions"]["torch"] == torch.__version__
+        assert run["versions"]["torch"] == metadata.version("torch")
     runs = entry["contenders"]
     assert runs["plain"]["accuracy"] == runs["fedlib-sequential"]["accuracy"]
     assert runs["plain"]["steps"] == runs["fedlib-sequential"]["steps"]
@@ -290,7 +367,7 @@ def test_a_peer_that_is_set_up_trains_what_the_plain_loop_trains(name, tmp_path)
     if not environments.ready(name):
         pytest.skip(f"no environment of {name} here: python -m benchmarks setup")
     a_job, _, given = tiny().prepare(tmp_path, 3, 0)
-    found = measure.run(CONTENDERS[name], a_job, tmp_path)
+    found = measure.run(CONTENDERS[name], a_job, tmp_path)  # ready: no Python is asked for
     expected = plain.run(a_job, given)
     assert found["accuracy"] == pytest.approx(accuracy(a_job, given, expected.weights), abs=1 / len(given.y_test))
     assert (len(found["seconds"]), found["steps"]) == (3, expected.steps)
@@ -323,6 +400,7 @@ def test_threads_are_one_but_for_those_who_share_out_cores(monkeypatch):
 
 
 def test_memory_is_that_of_all_processes_at_its_peak():
+    pytest.importorskip("psutil")
     hold = "import sys, time; x = b'1' * int(sys.argv[1]); time.sleep(0.9)"
     both = (
         f"import subprocess, sys; x = b'1' * 150_000_000; subprocess.run([sys.executable, '-c', {hold!r}, '100000000'])"
@@ -336,39 +414,105 @@ def test_memory_is_that_of_all_processes_at_its_peak():
 
 
 def test_a_contender_that_never_ends_is_given_up_with_its_children(monkeypatch):
+    psutil = pytest.importorskip("psutil")
     monkeypatch.setattr(measure, "PATIENCE", 0.5)
     nest = "import subprocess; subprocess.run(['sleep', '60'])"
     child = subprocess.Popen([sys.executable, "-c", nest], start_new_session=True)
     with pytest.raises(BenchmarkError, match="given up"):
         measure.watch(child)
-    family = measure.psutil.Process(child.pid).children(recursive=True)
+    family = psutil.Process(child.pid).children(recursive=True)
     measure.end(child)
     assert child.poll() is not None
-    _, alive = measure.psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
+
+
+def test_without_psutil_a_contender_tells_its_own_peak(monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "psutil", None)
+    a_job, _, _ = tiny().prepare(tmp_path, 2, 0)
+    assert 50 < measure.run(CONTENDERS["plain"], a_job, tmp_path)["memory_mb"] < 5000
+
+
+def test_without_psutil_a_contender_that_never_ends_is_ended_with_its_group(monkeypatch):
+    monkeypatch.setattr(measure, "psutil", None)
+    monkeypatch.setattr(measure, "PATIENCE", 0.5)
+    nest = "import subprocess; child = subprocess.Popen(['sleep', '60']); print('begun', flush=True); child.wait()"
+    child = subprocess.Popen([sys.executable, "-c", nest], start_new_session=True, stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "begun\n"
+    with pytest.raises(BenchmarkError, match="given up"):
+        measure.watch(child)
+    measure.end(child)
+    assert child.poll() is not None
+    began = time.monotonic()
+    assert child.stdout.read() == ""
+    assert time.monotonic() - began < 30, "who holds the other end of the pipe goes on"
 
 
 # Environments
 
 
-def test_an_environment_is_made_once_and_again_when_versions_change(tmp_path, monkeypatch):
+def installs(monkeypatch, tmp_path):
+    """Calls of a venv module and of pip that always succeed, as they are made."""
     calls = []
 
-    def pip(call, **_):
+    def run(call, **_):
         calls.append(call)
+        if "venv" in call:
+            Path(call[-1]).mkdir(parents=True, exist_ok=True)
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(environments, "BUILD", tmp_path)
-    monkeypatch.setattr(environments.venv, "create", lambda folder, **_: folder.mkdir(parents=True, exist_ok=True))
-    monkeypatch.setattr(environments.subprocess, "run", pip)
+    monkeypatch.setattr(environments, "subprocess", SimpleNamespace(run=run))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("given", "on_path", "made_with"),
+    [
+        ({"python314": "/opt/py/bin/python3.14"}, ["python3.14t", "python3.14"], "/opt/py/bin/python3.14"),
+        ({}, ["python3.14", "python3.14t"], "/usr/bin/python3.14t"),
+        ({}, ["python3.14"], "/usr/bin/python3.14"),
+    ],
+)
+def test_an_environment_is_made_with_the_python_that_it_needs(given, on_path, made_with, tmp_path, monkeypatch):
+    calls = installs(monkeypatch, tmp_path)
+    older = SimpleNamespace(executable=sys.executable, version_info=SimpleNamespace(major=3, minor=12))
+    monkeypatch.setattr(environments, "sys", older)
+    monkeypatch.setattr(environments.shutil, "which", lambda name: f"/usr/bin/{name}" if name in on_path else None)
+    environments.install("blazefl", given)
+    assert calls[0][:3] == [made_with, "-m", "venv"]
+
+
+def test_a_peer_whose_python_is_missing_is_skipped_in_a_sentence(tmp_path, monkeypatch):
+    installs(monkeypatch, tmp_path)
+    older = SimpleNamespace(executable=sys.executable, version_info=SimpleNamespace(major=3, minor=12))
+    monkeypatch.setattr(environments, "sys", older)
+    monkeypatch.setattr(environments.shutil, "which", lambda name: None)
+    entry = cli.compare(tiny(), [CONTENDERS["blazefl"]], 2, 1, 0, {})
+    expected = "needs Python 3.14, and no python3.14 is on the PATH: --python314 PATH"
+    assert entry["contenders"]["blazefl"] == {"skipped": expected}
+    assert results.rows(entry)[0].problem == expected
+
+
+def test_a_python_that_cannot_be_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(environments, "BUILD", tmp_path)
+    with pytest.raises(BenchmarkError, match=r"/nowhere/python3\.14 cannot be run: No such file"):
+        environments.install("blazefl", {"python314": "/nowhere/python3.14"})
+
+
+def test_an_environment_is_made_once_and_again_when_versions_change(tmp_path, monkeypatch):
+    calls = installs(monkeypatch, tmp_path)
     environments.install("fedlab")
     environments.install("fedlab")
-    assert len(calls) == 1
-    assert "fedlab==1.3.0" in calls[0]
+    folder = str(tmp_path / "env" / "fedlab")
+    assert calls[0] == [sys.executable, "-m", "venv", "--clear", folder]
+    assert calls[1][:4] == [f"{folder}/bin/python", "-m", "pip", "install"]
+    assert "fedlab==1.3.0" in calls[1]
+    assert len(calls) == 2
     monkeypatch.setitem(environments.PACKAGES, "fedlab", ("fedlab==9.9",))
     assert not environments.ready("fedlab")
     environments.install("fedlab")
-    assert len(calls) == 2
+    assert len(calls) == 4
     assert environments.ready("fedlab")
     assert environments.ready("")
     assert environments.interpreter("") == sys.executable
@@ -376,10 +520,10 @@ def test_an_environment_is_made_once_and_again_when_versions_change(tmp_path, mo
 
 def test_pip_that_fails_is_quoted(tmp_path, monkeypatch):
     monkeypatch.setattr(environments, "BUILD", tmp_path)
-    monkeypatch.setattr(environments.venv, "create", lambda *_, **__: None)
-    failed = SimpleNamespace(returncode=1, stderr="much\nERROR: no such version\n")
-    monkeypatch.setattr(environments.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(BenchmarkError, match="could not set up flower:\nmuch\nERROR: no such version"):
+    good = SimpleNamespace(returncode=0)
+    failed = SimpleNamespace(returncode=1, stderr="much\nERROR: no such version\n", stdout="")
+    monkeypatch.setattr(environments.subprocess, "run", lambda call, **_: failed if "pip" in call else good)
+    with pytest.raises(BenchmarkError, match="pip could not set up flower:\nmuch\nERROR: no such version"):
         environments.install("flower")
     assert not environments.ready("flower")
 
@@ -421,8 +565,10 @@ def test_every_workload_names_contenders_that_exist(w):
     assert w.rounds >= 3
 
 
-@pytest.mark.parametrize(("name", "clients", "taken"), [("w", 20, 200), ("mlp", 100, 50)])
-def test_size_of_the_digits_workloads(name, clients, taken, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "clients", "taken"), [("w", 20, 200), ("mlp", 100, 50), ("few", 50, 50), ("mnist1d", 20, 400)]
+)
+def test_size_of_the_embedded_workloads(name, clients, taken, tmp_path):
     a_job, _, given = workloads.WORKLOADS[name].prepare(tmp_path, 2, 0)
     assert len(given.split) == clients
     assert torch.cat(given.split).sort().values.equal(torch.arange(len(given.y)))
@@ -572,6 +718,7 @@ def test_targets_at_their_bounds():
     assert at["mlp: the same per seed, 10 seeds at once"] == (8, "met")
     assert at["10,000 clients, 100 sampled: peak memory"] == (1.999, "met")
     assert at["10,000 clients: seconds in units of 100 clients', 100 sampled"] == (1.3, "met")
+    assert at["every workload: times as fast as BlazeFL"][1] == "not measured"
     value, verdict = at["every workload: times as fast as the plain loop"]
     assert (value, verdict) == (pytest.approx(1 / 1.3), "missed")
     assert at["every workload: the same with one core"][1] == "not measured"
@@ -643,13 +790,21 @@ def test_figures_say_every_number_to_those_who_do_not_see_them(measured):
     assert plots.scale({"workloads": {}}) is None
 
 
-def test_the_page_without_results_says_how_to_get_them():
+@pytest.fixture
+def page():
+    """The page's module, where what builds the website is installed."""
+    return pytest.importorskip("book.site.benchmarks")
+
+
+def test_the_page_without_results_says_how_to_get_them(page):
     words, command = page.drawn({"workloads": {}})
     assert "Nothing has been measured yet" in words.astext()
     assert command.astext() == "python -m benchmarks run"
 
 
-def test_the_page_with_results_shows_tables_and_described_figures(measured):
+def test_the_page_with_results_shows_tables_and_described_figures(measured, page):
+    from docutils import nodes
+
     shown = nodes.container("", *page.drawn(measured))
     images = list(shown.findall(nodes.image))
     assert len(images) == 2

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import threading
 import warnings
+import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -394,6 +395,17 @@ def test_no_single_changed_byte_gets_through(here, place, flip):
         assert path.exists()
 
 
+@pytest.mark.parametrize("header", ["{'descr': '|u1', 'shape': (12, 28", "{'shape':\n  1\n 2", "{'descr': 'unclosed"])
+def test_a_header_that_is_no_dictionary_is_damage(header, here):
+    """NumPy reads an array's header as Python does."""
+    np.savez(here[0] / "mnist_m.npz", **small(channels=3))
+    with zipfile.ZipFile(here[0] / "mnist_m.npz", "a") as archive:
+        lead = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+        archive.writestr("more_train.npy", lead + b"0" * 99)
+    with pytest.raises(data.DataCorrupt, match="cannot be read as a pack, it is truncated or damaged"):
+        data.load("mnist_m")
+
+
 def test_pickled_objects_are_refused(here):
     class Bomb:
         def __reduce__(self):
@@ -757,7 +769,7 @@ def test_the_readable_card_agrees_with_the_code(name):
     assert (shape["channels"], shape["height"], shape["width"]) == card.shape
     assert (written["train"], written["test"]) == card.sizes
     assert len(written["classes"]) == card.classes
-    assert shape["values"] == f"0..{card.scale:.0f}"
+    assert shape["values"] == ("real" if card.scale == 1 else f"0..{card.scale:.0f}")
     assert len(card.mean) == len(card.std) == card.shape[0]
 
 

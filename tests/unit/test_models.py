@@ -16,6 +16,7 @@ SIZES = [  # parameters as published (McMahan et al. 2017; FedNTD's CIFAR-10 net
     (lambda: models.SmallCNN(1, 8), 160 + 4640 + 128 * 128 + 128 + 1290, (1, 8, 8)),
     (lambda: models.LeNet5(1, 28), 61_706, (1, 28, 28)),
     (lambda: models.LeNet5(3, 32), 62_006, (3, 32, 32)),
+    (lambda: models.Cnn1d(), 5 * 25 + 25 + 2 * (75 * 25 + 25) + 1260, (1, 1, 40)),
     (lambda: models.ResNet8(), 78_042, (3, 32, 32)),
     (lambda: models.ResNet8(norm="group"), 78_042, (3, 32, 32)),
     (lambda: models.NormedCNN(1, 8), 160 + 4640 + 128 * 64 + 64 + 650 + 2 * (16 + 32 + 64), (1, 8, 8)),

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.gpu.setting import Bench, eager, federation, way_of
+from benchmarks.gpu.setting import Bench, eager, federation
 from fedlib import rng, stacking
 from fedlib.algorithms import FedAvg, FedNTD, FedProx, Moon, Scaffold
+from fedlib.batched import steps_of
 from fedlib.data import augment
 from fedlib.federation import Federation, Local, together
 from fedlib.models import MLP, Net, ResNet8, SmallCNN
@@ -81,7 +82,6 @@ def executors(bench: Bench, setting: Setting, dtype: torch.dtype, plainly: bool 
                 algorithm,
                 executor,
                 local,
-                precision="float32" if dtype == torch.float32 else "",
                 seed=seed,
                 dtype=dtype,
             )
@@ -95,7 +95,7 @@ def executors(bench: Bench, setting: Setting, dtype: torch.dtype, plainly: bool 
         all_ = played("batched")
     largest = max(map(difference, one, all_))
     allowed = EXACT if dtype == torch.float64 else stacking.tolerance(one[0].net)
-    return {"difference": largest, "allowed": allowed, "passed": largest <= allowed, "steps": way_of(all_[0])}
+    return {"difference": largest, "allowed": allowed, "passed": largest <= allowed, "steps": steps_of(all_[0].net)}
 
 
 def difference(one: Federation, other: Federation) -> float:
@@ -135,7 +135,7 @@ def gradient(bench: Bench, model: Callable[[], nn.Module], sizes: tuple[int, ...
         high, low = (mean_loss(fed.net, state, fed.x, fed.y, fed.split) for state in moved)
         slope = (high - low) / (2 * STEP)
         misses.append(abs(float(found @ unit) - slope) / max(abs(slope), typical))
-    return {"difference": max(misses), "allowed": CURVED, "passed": max(misses) <= CURVED, "steps": way_of(fed)}
+    return {"difference": max(misses), "allowed": CURVED, "passed": max(misses) <= CURVED, "steps": steps_of(fed.net)}
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from benchmarks import results
 from benchmarks.errors import BenchmarkError
 from benchmarks.gpu import equality, floors, rates, variants
-from benchmarks.gpu.setting import PRECISIONS, TINY, Bench, NeedsCuda, impossible
+from benchmarks.gpu.setting import PRECISIONS, TINY, Bench, NeedsCuda
 from fedlib import devices
 from fedlib.models import ResNet8, SmallCNN
 
@@ -77,7 +77,6 @@ def _rates(bench: Bench) -> list[Case]:
                 "crop and flip": "yes" if setting.augmented else "no",
             },
             partial(rates.rate, bench, setting),
-            impossible(setting.precision),
         )
         for setting in rates.settings()
     ]
@@ -103,14 +102,12 @@ def _floors(bench: Bench) -> list[Case]:
 
 def _variants(bench: Bench) -> list[Case]:
     found = [
-        Case({"change": change, "precision": p}, partial(variants.changed, bench, change, p), impossible(p))
+        Case({"change": change, "precision": p}, partial(variants.changed, bench, change, p))
         for p in ("tf32", "bf16")
         for change in variants.CHANGES
     ]
     search = partial(variants.changed, bench, "as it is", "tf32", True)
-    found.insert(
-        len(variants.CHANGES), Case({"change": "cuDNN tries its ways", "precision": "tf32"}, search, impossible("tf32"))
-    )
+    found.insert(len(variants.CHANGES), Case({"change": "cuDNN tries its ways", "precision": "tf32"}, search))
     found += [
         Case(
             {"change": f"one network, {k} steps in a graph", "precision": "tf32"},

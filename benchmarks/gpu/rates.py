@@ -14,14 +14,13 @@ from torch import nn
 from benchmarks.gpu.setting import (
     PRECISIONS,
     Bench,
-    can_be_eager,
     eager,
     federation,
     images,
     prepare,
-    way_of,
 )
 from fedlib.algorithms import FedAvg
+from fedlib.batched import steps_of
 from fedlib.data import augment
 from fedlib.federation import Local, together
 from fedlib.models import MLP, ResNet8, SmallCNN
@@ -44,7 +43,7 @@ class Setting:
 
 def settings() -> list[Setting]:
     """All that are timed, the most wanted first: time may run out."""
-    ways = ("batched", "eager") if can_be_eager() else ("batched",)
+    ways = ("batched", "eager")
     found = [Setting(network, way, p) for network in ("ResNet8", "SmallCNN", "MLP") for way in ways for p in PRECISIONS]
     found += [Setting(network, "sequential", "float32") for network in ("ResNet8", "SmallCNN", "MLP")]
     found += [Setting(augmented=True, way=way) for way in ways]
@@ -106,4 +105,4 @@ def rate(bench: Bench, setting: Setting, model: Callable[[], nn.Module] | None =
     # In rounds 0, 1, 2, 4, 8, ... clients are compared one by one and together, too: that is not the step's time.
     steady = [s for number, s in enumerate(times) if number & (number - 1)]
     steps = clients * each * setting.seeds
-    return {"ms": 1e3 * median(steady) / steps, "mb": bench.peak(), "steps": way_of(feds[0])}
+    return {"ms": 1e3 * median(steady) / steps, "mb": bench.peak(), "steps": steps_of(feds[0].net)}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
-import inspect
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,16 +90,6 @@ class Bench:
         return (time.perf_counter() - began) / times
 
 
-def has_precision() -> bool:
-    """Whether a federation can be told its precision."""
-    return "precision" in inspect.signature(Federation).parameters
-
-
-def impossible(precision: str) -> str:
-    """Why the precision cannot be had with this fedlib, in words; empty when it can."""
-    return "" if precision == "float32" or has_precision() else "this fedlib has no setting for the precision"
-
-
 def federation(
     bench: Bench,
     model: Callable[[], nn.Module],
@@ -109,13 +98,13 @@ def federation(
     executor: str,
     local: Local,
     *,
-    precision: str = "",
+    precision: str | None = None,
     **options: Any,
 ) -> Federation:
-    """A federation on the device whose clients hold ``samples`` (x, y, split); an empty ``precision`` is left out."""
-    if precision and has_precision():
-        options["precision"] = precision
-    return Federation(model, *samples, algorithm, local=local, executor=executor, device=bench.device, **options)
+    """A federation on the device whose clients hold ``samples`` (x, y, split)."""
+    options |= {"local": local, "executor": executor, "device": bench.device, "precision": precision}
+    x, y, split = samples
+    return Federation(model, x, y, split, algorithm, **options)
 
 
 def arithmetic(bench: Bench, precision: str) -> AbstractContextManager[Any]:
@@ -123,10 +112,7 @@ def arithmetic(bench: Bench, precision: str) -> AbstractContextManager[Any]:
 
     A federation sees to it itself; this is for networks that are trained by hand.
     """
-    if not has_precision():
-        return nullcontext()
-    made: Any = Net
-    return made(nn.Linear(1, 1), bench.device, torch.float32, precision=precision).arithmetic()
+    return Net(nn.Linear(1, 1), bench.device, torch.float32, precision).arithmetic()
 
 
 def autocast(bench: Bench, precision: str) -> torch.autocast:
@@ -134,30 +120,15 @@ def autocast(bench: Bench, precision: str) -> torch.autocast:
     return torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
-def can_be_eager() -> bool:
-    """Whether the engine captures steps, and can be told not to."""
-    return hasattr(batched, "CAPTURE")
-
-
 @contextmanager
 def eager(wanted: bool) -> Iterator[None]:
     """No step is captured for as long as the context lasts, if that is wanted."""
-    if not (wanted and can_be_eager()):
-        yield
-        return
-    switch: Any = batched
-    before = switch.CAPTURE
+    before = batched.CAPTURE
     try:
-        switch.CAPTURE = False
+        batched.CAPTURE = before and not wanted
         yield
     finally:
-        switch.CAPTURE = before
-
-
-def way_of(fed: Federation) -> str:
-    """What the engine says of the steps that it took last, in words; empty where it says nothing."""
-    said: Callable[[Net], str] | None = getattr(batched, "steps_of", None)
-    return said(fed.net) if said else ""
+        batched.CAPTURE = before
 
 
 def train_step(bench: Bench, network: nn.Module, x: Tensor, y: Tensor, precision: str) -> Callable[[], None]:

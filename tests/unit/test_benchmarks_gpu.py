@@ -21,6 +21,7 @@ from benchmarks.gpu import equality, floors, parts, rates, report, setting, vari
 from benchmarks.gpu.parts import Case, Part
 from benchmarks.gpu.setting import TINY, Bench, NeedsCuda
 from fedlib import batched, choice, rng, stacking
+from fedlib.algorithms import FedAvg
 from fedlib.models import MLP, Net, ResNet8, SmallCNN
 
 BENCH = Bench(torch.device("cpu"), TINY)
@@ -222,34 +223,22 @@ def test_a_rate_that_takes_long_stops_at_the_first_round_that_counts(monkeypatch
     assert found["ms"] == pytest.approx(1e3 * 4 / 2)  # two clients, one step each
 
 
-def test_what_is_wanted_most_is_timed_first_and_nothing_twice(monkeypatch):
-    for captures in (True, False):
-        monkeypatch.setattr(rates, "can_be_eager", lambda captures=captures: captures)
-        found = rates.settings()
-        assert len(set(found)) == len(found)
-        assert {s.network for s in found[:3]} == {"ResNet8"}
-        assert {s.precision for s in found[:3]} == set(setting.PRECISIONS)
-        assert any(s.way == "eager" for s in found) == captures
+def test_what_is_wanted_most_is_timed_first_and_nothing_twice():
+    found = rates.settings()
+    assert len(set(found)) == len(found)
+    assert {s.network for s in found[:3]} == {"ResNet8"}
+    assert {s.precision for s in found[:3]} == set(setting.PRECISIONS)
+    assert {s.way for s in found} == {"batched", "eager", "sequential"}
 
 
-def test_the_precision_reaches_a_federation_that_takes_it(monkeypatch):
-    class Precise:
-        def __init__(self, *given, precision=None, **options):
-            self.precision = precision
-
-    class Plain:
-        def __init__(self, *given, **options):
-            self.options = options
-
-    local = rates.Local(1, 4, 0.1)
-    ask = partial(setting.federation, BENCH, ResNet8, (1, 2, 3), None, "batched", local)
-    monkeypatch.setattr(setting, "Federation", Precise)
-    assert ask(precision="bf16").precision == "bf16"
-    assert ask().precision is None
-    assert {setting.impossible(p) for p in setting.PRECISIONS} == {""}
-    monkeypatch.setattr(setting, "Federation", Plain)
-    assert "precision" not in ask(precision="tf32").options
-    assert [bool(setting.impossible(p)) for p in setting.PRECISIONS] == [False, True, True]
+@pytest.mark.parametrize("precision", setting.PRECISIONS)
+def test_the_precision_reaches_the_federation(precision):
+    x, y = setting.images(BENCH, 8)
+    local, split = rates.Local(1, 4, 0.1), list(torch.arange(8).split(4))
+    fed = setting.federation(
+        BENCH, ResNet8, (x, y, split), FedAvg(), "batched", local, precision=precision, prepare=setting.prepare
+    )
+    assert fed.net.precision == precision
 
 
 def test_switches_are_as_before_afterwards(monkeypatch):
@@ -259,7 +248,7 @@ def test_switches_are_as_before_afterwards(monkeypatch):
         assert cudnn.benchmark is True
         raise KeyError
     assert cudnn.benchmark == before
-    monkeypatch.setattr(batched, "CAPTURE", True, raising=False)
+    monkeypatch.setattr(batched, "CAPTURE", True)
     for wanted in (True, False):
         with contextlib.suppress(KeyError), setting.eager(wanted):
             assert batched.CAPTURE is not wanted
@@ -278,7 +267,6 @@ def test_a_network_trained_by_hand_gets_the_settings_of_its_precision(monkeypatc
             told.append(self.precision)
             return contextlib.nullcontext()
 
-    monkeypatch.setattr(setting, "has_precision", lambda: True)
     monkeypatch.setattr(setting, "Net", Precise)
     floors.plain_loop(BENCH, "MLP", "tf32")
     floors.one_network(BENCH, "MLP", "bf16", False)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedlib import costs, losses, rng, stacking
-from fedlib.models import MLP, LeNet5, McMahanCNN, Net, ResNet8, SmallCNN
+from fedlib.models import MLP, Cnn1d, LeNet5, McMahanCNN, Net, ResNet8, SmallCNN
 from fedlib.stacking import Stack, StackedNet, first, obstacle, predict_each, stacked, take
 
 CASES = settings(deadline=None, max_examples=25)
@@ -54,6 +54,7 @@ NETS = {
     "tied": (Tied, (5,)),
     "SmallCNN": (SmallCNN, (1, 8, 8)),
     "LeNet5": (LeNet5, (1, 28, 28)),
+    "Cnn1d": (Cnn1d, (1, 1, 40)),
     "McMahanCNN": (lambda: McMahanCNN(2, 4, 3), (2, 4, 4)),
     "ResNet8, batch": (ResNet8, (3, 8, 8)),
     "ResNet8, group": (lambda: ResNet8(norm="group"), (3, 8, 8)),

@@ -5,8 +5,13 @@ cursor that it moves on, so a replay needs nothing from the host. Every batch is
 captures are made for K, K/2, K/4, ... clients: the smallest that holds those at work is replayed, and who has finished
 is computed on without weight, and is copied out before that.
 
-Whatever a capture bakes in is a part of its key: when the objective, its closure or a shape changes, another capture is
-made, and when that goes on, none any more. Before a capture is used, it is compared with a plain step.
+What a capture bakes in is a part of its key (:func:`~fedlib.seen.facts`): when the objective, what it reads or a shape
+changes, another capture is made, and when that goes on, none any more. Before a capture is used, it is compared with a
+plain step, and so it is in its rounds 2, 4, 8, ...
+
+A captured step equals the plain one to rounding, and which steps are captured depends on the rounds before: so with
+captures a run that is resumed gives the same numbers to rounding, and the same bits with
+``fedlib.batched.CAPTURE = False``.
 """
 
 from __future__ import annotations
@@ -133,9 +138,7 @@ def _normed(net: Net) -> bool:
 
 
 def _shapes(plan: Plan, normed: bool) -> list[Shape | None]:
-    """The shape in which each step is captured, None where the plain step is better. It depends on this plan alone,
-    so that a run that is resumed computes as one that was not.
-    """
+    """The shape in which each step is captured, None where the plain step is better."""
     sizes = [len(plan.tasks)]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))
@@ -157,11 +160,11 @@ def _facts(net: Net, plan: Plan, objective: Objective, optimiser: SGD) -> list:
     kinds = [[(n, t.shape, t.dtype) for n, t in state.items()] for state in given]
     samples = [(t.shape[1:], t.dtype) for t in (plan.x, plan.y)]
     cast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
-    fixed = torch.are_deterministic_algorithms_enabled()
+    fixed = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
     sizes = len(plan.tasks), plan.width, shared, plan.gathered
     rule = optimiser.momentum, optimiser.weight_decay
     told = (kinds, samples, cast, fixed, sizes, rule, net.form)
-    return seen.facts(objective, task.prepare, task.augment, told, small=False)
+    return seen.facts(objective, task.prepare, task.augment, told, captured=True)
 
 
 def _run(
@@ -207,7 +210,8 @@ def _replay(made: Graphs, work: Fixed, shape: Shape, i: int) -> Callable[[], Non
     before, rate = work.snapshot(), work.rate.clone()
     try:
         # With the rate 1 the new weights show the gradient.
-        Step(work, work.plan.at_work[i], plainly(work.optimiser, 1.0))(work.batch(i))
+        with made.searching():  # what a library has chosen for a shape it keeps
+            Step(work, work.plan.at_work[i], plainly(work.optimiser, 1.0))(work.batch(i))
         expected = work.snapshot()
         if not all(bool(t[: work.plan.at_work[i]].isfinite().all()) for t in expected):
             return None  # nothing to compare with: training diverges here, and the plain step says how

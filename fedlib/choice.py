@@ -52,8 +52,8 @@ def require(executor: str | Executor) -> str | Executor:
 def choose(executor: str | Executor, net: Net, tasks: list[Task], objective: Objective) -> Choice:
     """The executor for these tasks: the one named, or for ``"auto"`` the one that should be fastest.
 
-    ``"threads"`` uses as many as torch has, at least two; ``"auto"`` uses them on a CPU. So whoever gives torch one
-    thread (``OMP_NUM_THREADS=1``) gets one.
+    ``"threads"`` uses as many as torch has, at least two, and is for a CPU; ``"auto"`` uses them where that pays. So
+    whoever gives torch one thread (``OMP_NUM_THREADS=1``) gets one.
     """
     if not isinstance(executor, str):
         return Choice(executor, getattr(executor, "__name__", type(executor).__name__), "as given")
@@ -65,6 +65,8 @@ def choose(executor: str | Executor, net: Net, tasks: list[Task], objective: Obj
         from fedlib.actors import ray_executor
 
         return Choice(ray_executor(), executor, "as asked for")
+    if executor == "threads" and net.device.type != "cpu":
+        raise ValueError(f"executor 'threads' shares out the cores of a CPU, and this network is on {net.device}")
     count = min(torch.get_num_threads(), len(tasks)) if net.device.type == "cpu" else 1
     if executor == "threads":
         return _on_cpu(net, tasks, objective, [max(2, count)], "as asked for")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fedlib import choice, devices, inputs, precision as precisions, require, rng
+from fedlib import choice, devices, inputs, require, rng
 from fedlib.executors import Context, Executor, Task
 from fedlib.jobs import Job as Job, Work as Work, together as together
 from fedlib.kept import Kept, held, require_finite
@@ -76,7 +76,6 @@ class Federation:
         inputs.check(x, y, split, dtype, local.lr)
         self.device, self.dtype, self.seed = devices.pick(device), dtype, require.whole("seed", seed, least=None)
         self.net = Net(rng.build(model, self.seed, "init"), self.device, dtype, precision)
-        precisions.used.add(precisions.in_effect(self.net.precision, self.device))
         self.executor, self.prepare = choice.require(executor), prepare and Prepare(prepare, dtype)
         self.x, self.y = x.to(self.device) if prepare else self.input(x), inputs.labels(y).to(self.device)
         self.split = [inputs.labels(part).to(self.device) for part in split]

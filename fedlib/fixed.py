@@ -68,11 +68,13 @@ class Fixed(Workspace):
         self.x = _roomy(plan.x) if plan.gathered else plan.x
         self.copies_targets = plan.gathered or plan.y.nbytes <= COPIED
         self.y = _roomy(plan.y) if self.copies_targets else plan.y
+        self.places = [t.data_ptr() for t in (self.x, self.y)]
         self._load_plan(plan)
 
     def reads(self, plan: Plan) -> bool:
         """Whether its captures read the plan's samples."""
-        return (plan.gathered or plan.x is self.x) and (self.copies_targets or plan.y is self.y)
+        own = (plan.gathered or plan.x is self.x) and (self.copies_targets or plan.y is self.y)
+        return own and self.places == [t.data_ptr() for t in (self.x, self.y)]
 
     def holds(self, plan: Plan) -> bool:
         """Whether there is room for the plan."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -26,6 +26,9 @@ class Graphs(Protocol):
         Raises whatever the step, or the capture of it, raises.
         """
 
+    def searching(self) -> AbstractContextManager[None]:
+        """Around the first plain step of a shape that is to be captured: libraries choose their ways by trying."""
+
 
 def for_device(device: torch.device) -> Graphs | None:
     """Captures on this device; None where there are none."""
@@ -39,6 +42,10 @@ class CudaGraphs:
         self.device = device
         with torch.cuda.device(device):
             self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+
+    def searching(self) -> AbstractContextManager[None]:
+        """See :class:`Graphs`."""
+        return _settings()
 
     def capture(self, step: Callable[[], None], prepare: Callable[[], None]) -> Callable[[], None]:
         """See :class:`Graphs`. The last rehearsal refuses whatever makes the host wait: a capture that fails halfway

@@ -125,11 +125,15 @@ def _next(net: Net, play: Iterator[Job]) -> Job | None:
 
 def alike(one: Objective, other: Objective) -> bool:
     """Whether two objectives are the same function of what they are given: the same object, or the same method of
-    objects of one class whose attributes are equal (numbers and words by value, anything else the same object).
+    objects of one class whose attributes are equal (numbers and words by value, anything else the same object). Only
+    one that promises to be a mean over samples (:func:`~fedlib.executors.per_sample`) is taken for its equal: another
+    may keep count of its calls.
     """
     if one == other:
         return True
     if not (isinstance(one, MethodType) and isinstance(other, MethodType) and one.__func__ is other.__func__):
+        return False
+    if not getattr(one, "per_sample", False):
         return False
     mine, its = one.__self__, other.__self__
     return type(mine) is type(its) and seen.same(*(seen.facts(seen.attributes(owner)) for owner in (mine, its)))

@@ -1,4 +1,5 @@
-"""Layers in a faster order or form, with the same results to the last bit: for the copies that networks compute with.
+"""Layers in a faster order or form, with results and gradients of the same value: for the copies that networks compute
+with. (Only the sign of a zero, and where the gradient of a NaN goes, may be others.)
 
 PyTorch pools maps that lie channel by channel one value at a time on a CPU: a third of a step of LeNet-5. Maxima of
 shifted slices are taken by whole registers. And where ReLU stands before a pooling layer, three of its four values are
@@ -73,44 +74,25 @@ def _stored(x: Tensor) -> bool:
 
 
 class _MaxPool(torch.autograd.Function):
-    """Maxima of windows of 2 x 2 [..., H, W]: [..., H // 2, W // 2]. Of equals the first row's first counts."""
+    """Maxima of windows of 2 x 2 [..., H, W]: [..., H // 2, W // 2]. Of equals the first row's first gets the gradient,
+    by PyTorch's own function, which is given the places.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         height, width = (n // 2 * 2 for n in x.shape[-2:])
         left, right = x[..., :height, :width:2], x[..., :height, 1:width:2]
-        larger = torch.maximum(left, right)
+        larger, second = torch.maximum(left, right), right > left
         top, bottom = larger[..., ::2, :], larger[..., 1::2, :]
+        lower, above = bottom > top, second[..., ::2, :]
+        across = above ^ (lower & (above ^ second[..., 1::2, :]))
+        rows, columns = (torch.arange(0, n, 2) for n in (height, width))
         ctx.shape = x.shape
-        ctx.save_for_backward(right > left, bottom > top)
+        ctx.save_for_backward((rows[:, None] * x.shape[-1] + columns) + across + lower * x.shape[-1])
         return torch.maximum(top, bottom)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _Spread.apply(*grads, *ctx.saved_tensors, ctx.shape)
-
-
-class _Spread(torch.autograd.Function):
-    """Numbers [..., h, w] back at the places [..., H, W] that they were taken from: the gradient of pooling."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, right: Tensor, lower: Tensor, shape: torch.Size) -> Tensor:
-        ctx.save_for_backward(right, lower)
-        height, width = right.shape[-2], 2 * right.shape[-1]
-        rows, out = g.new_empty(right.shape), (g.new_empty if (height, width) == shape[-2:] else g.new_zeros)(shape)
-        _deal(g, lower, rows[..., ::2, :], rows[..., 1::2, :])
-        _deal(rows, right, out[..., :height, :width:2], out[..., :height, 1:width:2])
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (g,), (right, lower) = grads, ctx.saved_tensors
-        height, width = right.shape[-2], 2 * right.shape[-1]
-        rows = torch.where(right, g[..., :height, 1:width:2], g[..., :height, :width:2])
-        return torch.where(lower, rows[..., 1::2, :], rows[..., ::2, :]), None, None, None
-
-
-def _deal(g: Tensor, second: Tensor, one: Tensor, other: Tensor) -> None:
-    """Put each number into ``other`` where ``second``, else into ``one``, and zero into the other of the two."""
-    torch.mul(g, second, out=other)
-    torch.sub(g, other, out=one)
+        (g,), (places,) = grads, ctx.saved_tensors
+        like = g.new_empty(1).expand(ctx.shape)  # only its shape is looked at
+        return torch.ops.aten.max_pool2d_with_indices_backward(g, like, [2, 2], [2, 2], [0, 0], [1, 1], False, places)

@@ -14,6 +14,7 @@ The last two are for float32 networks.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,7 @@ from fedlib import require
 NARROW = ("tf32", "bf16")
 
 used: set[str] = set()
-"""What federations of this process computed in, as :func:`in_effect` says it."""
+"""What networks of this process computed in, as :func:`in_effect` says it."""
 
 _cudnn: Any = torch.backends.cudnn
 _onednn: Any = torch.backends.mkldnn
@@ -52,23 +53,51 @@ def in_effect(precision: str, device: torch.device) -> str:
     return precision if there else f"{precision} (here: float32)"
 
 
+_lock = threading.Lock()
+_active: list[tuple[int, bool]] = []  # who is within, and whether with TF32
+_before: list[Any] = []  # what the process had when the first came
+
+
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """TF32 in CUDA's products and cuDNN's convolutions, or exact float32 there and on the processor; afterwards the
     process has the settings that it had. Gradients, too, must be computed within.
 
-    The settings are those of the whole process: threads that want different ones must not run at the same time.
+    The settings are those of the whole process: a thread that wants others than one which is at work raises
+    RuntimeError.
     """
-    before, legacy = [place.fp32_precision for place in _PLACES], _legacy()
-    wanted = ["tf32" if allowed and i < 3 else "ieee" for i in range(len(_PLACES))]
-    if [p == "tf32" for p in before] == [p == "tf32" for p in wanted] and "bf16" not in before:
-        yield
-        return
-    _tell(wanted, "high" if allowed else "highest")
+    me = threading.get_ident(), allowed
+    with _lock:
+        if any(thread != me[0] and setting != allowed for thread, setting in _active):
+            raise RuntimeError(
+                "two threads compute in different precisions at the same time; that setting is the whole process's: "
+                "play them one after the other, or in processes of their own"
+            )
+        if not _active:
+            _before[:] = [[place.fp32_precision for place in _PLACES], _legacy()]
+        _active.append(me)
+        _set(allowed)
     try:
         yield
     finally:
-        _tell(before, legacy or ("high" if before[0] == "tf32" else "highest"))
+        with _lock:
+            _active.reverse()  # the last that this thread put in
+            _active.remove(me)
+            _active.reverse()
+            if _active:
+                _set(_active[-1][1])
+            else:
+                before, legacy = _before
+                if [place.fp32_precision for place in _PLACES] != before:
+                    _tell(before, legacy or ("high" if before[0] == "tf32" else "highest"))
+
+
+def _set(allowed: bool) -> None:
+    """Put the settings in place, where they are not."""
+    now = [place.fp32_precision for place in _PLACES]
+    wanted = ["tf32" if allowed and i < 3 else "ieee" for i in range(len(_PLACES))]
+    if [p == "tf32" for p in now] != [p == "tf32" for p in wanted] or "bf16" in now:
+        _tell(wanted, "high" if allowed else "highest")
 
 
 def _legacy() -> str | None:

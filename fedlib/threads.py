@@ -72,7 +72,7 @@ class _Until:
     """An objective that refuses a further step once ``stop`` is set; otherwise like the one that it stands for."""
 
     objective: Objective
-    stop: threading.Event = field(default_factory=threading.Event, compare=False)
+    stop: threading.Event = field(default_factory=threading.Event, compare=False, metadata={"told": False})
 
     def __call__(self, *given: Any) -> Tensor:
         if self.stop.is_set():

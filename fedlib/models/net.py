@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -75,7 +76,7 @@ class Net:
         self.device, self.dtype = torch.device(device), dtype
         self._train = Resident(layers.quicken(copy.deepcopy(self.module)))
         self._eval = Resident(layers.quicken(copy.deepcopy(self.module).eval()))
-        self._autocast = precisions.in_effect(self.precision, self.device) == "bf16"
+        self._in_effect = precisions.in_effect(self.precision, self.device)
         self.notes: dict[Any, Any] = {}  # what executors have found out about this network
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,12 +119,20 @@ class Net:
             with net.arithmetic():
                 loss = criterion(net(state, x, train=True), y)
                 grads = torch.autograd.grad(loss, weights)
+
+        Raises RuntimeError inside ``torch.autocast``, unless the precision is bf16.
         """
+        if torch.is_autocast_enabled(self.device.type) and self.precision != "bf16":
+            raise RuntimeError(
+                f"torch.autocast is on, and this network computes in {self.precision}: leave autocast, and give the "
+                "federation (or Net) precision='bf16' instead"
+            )
         return precisions.tf32(self.precision == "tf32")
 
     def answer(self, compute: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """What ``compute`` gives for the arguments in this network's precision, as tensors of its type."""
-        if not self._autocast:
+        precisions.used.add(self._in_effect)
+        if self._in_effect != "bf16":
             with self.arithmetic() if self.device.type == "cuda" else nullcontext():
                 return compute(*args, **options)
         # Nothing is cached: what a graph on a device has recorded must not refer to copies made elsewhere.
@@ -170,6 +179,8 @@ def _told(thing: Any) -> str:
     if isinstance(thing, Tensor):
         raw = thing.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return f"{thing.dtype} {tuple(thing.shape)} {hashlib.sha256(raw).hexdigest()}"
+    if isinstance(thing, np.ndarray) and not thing.dtype.hasobject:
+        return f"{thing.dtype} {thing.shape} {hashlib.sha256(np.ascontiguousarray(thing).tobytes()).hexdigest()}"
     if isinstance(thing, Mapping):
         return f"{{{', '.join(f'{_told(k)}: {_told(v)}' for k, v in thing.items())}}}"
     if isinstance(thing, list | tuple):
@@ -178,7 +189,7 @@ def _told(thing: Any) -> str:
         return f"partial {_told([thing.func, thing.args, thing.keywords])}"
     if isinstance(thing, bool | int | float | complex | str | bytes | None):
         return repr(thing)
-    return f"{type(thing).__name__} at {id(thing)}" if thing != set() else "{}"
+    return "{}" if isinstance(thing, set) and not thing else f"{type(thing).__name__} at {id(thing)}"
 
 
 def clone(state: Mapping[str, Tensor]) -> State:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -56,6 +58,9 @@ class Tapes:
 
     def __init__(self, spoil=None):
         self.spoil = spoil
+
+    def searching(self):
+        return nullcontext()
 
     def capture(self, step, prepare):
         for _ in range(2):

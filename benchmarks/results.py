@@ -32,15 +32,17 @@ Results = dict[str, Any]
 
 
 def read(path: Path = PATH) -> Results:
-    """The results in a file; none when it is not there. Raises BenchmarkError when it cannot be understood."""
-    if not path.exists():
-        return {"workloads": {}}
+    """The results in a file; none when it is not there. Raises BenchmarkError when it cannot be read or understood."""
     try:
+        if not path.exists():
+            return {"workloads": {}}
         found = json.loads(path.read_text(encoding="utf-8"))
         for entry in found["workloads"].values():
             rows(entry)
         if "gpu" in found:
             report.check(found["gpu"])
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be read ({error.strerror or error}); name another file") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise BenchmarkError(f"{path} is not a file of results ({what}); move it away and measure again") from error
@@ -48,10 +50,15 @@ def read(path: Path = PATH) -> Results:
 
 
 def write(results: Results, path: Path = PATH) -> None:
-    """Save beside, then rename: an interrupted call leaves the last whole file."""
+    """Save beside, then rename: an interrupted call leaves the last whole file. Raises BenchmarkError when the file
+    cannot be written.
+    """
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be written ({error.strerror or error}); name another file") from error
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

@@ -135,8 +135,9 @@ def gpu(results: Results) -> list[Table]:
     entry = results.get("gpu")
     tables = []
     for name, part in (entry["parts"] if entry else {}).items():
-        keys = report.heads(part["rows"])
-        body = [[report.cell(key, row.get(key)) for key in keys] for row in part["rows"]]
+        lines = report.lines(part)
+        keys = report.heads(lines)
+        body = [[report.cell(key, row.get(key)) for key in keys] for row in lines]
         tables.append(Table(report.title(name, part), [report.HEADS.get(key, key) for key in keys], body, []))
     if entry and tables:
         tables[-1].notes.append(report.about(entry))

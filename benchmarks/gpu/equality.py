@@ -30,7 +30,9 @@ STEP, CURVED = 1e-6, 1e-5  # of finite differences: how far along, and the share
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained: one algorithm on one network, by clients that hold ``sizes`` samples."""
+    """What is trained: one algorithm on one network, by clients that hold ``sizes`` samples. Steps are ``captured``
+    where the device can do that, or never.
+    """
 
     name: str
     algorithm: Callable[[], FedAvg] = FedAvg
@@ -38,6 +40,7 @@ class Setting:
     sizes: tuple[int, ...] = UNEVEN
     local: dict[str, Any] = field(default_factory=dict)
     seeds: int = 1
+    captured: bool = True
 
 
 ROUNDED = 8  # the first settings are tried in float32, too
@@ -50,6 +53,9 @@ SETTINGS = (
     Setting("SCAFFOLD", Scaffold),
     Setting("MOON", Moon),
     Setting("FedNTD", FedNTD),
+    Setting("FedAvg, not captured", captured=False),
+    Setting("BatchNorm, not captured", model=ResNet8, captured=False),
+    Setting("MOON, not captured", Moon, captured=False),
     Setting("BatchNorm, even clients", model=ResNet8, sizes=EVEN),
     Setting("MOON, BatchNorm", Moon, model=ResNet8),
     Setting("GroupNorm", model=lambda: ResNet8(norm="group")),
@@ -65,8 +71,8 @@ def samples(sizes: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor,
     return x, torch.randint(10, (count,), generator=draw), list(torch.arange(count).split(list(sizes)))
 
 
-def executors(bench: Bench, setting: Setting, dtype: torch.dtype, plainly: bool = False) -> Row:
-    """Play the same rounds one client after the other and batched (``plainly``: without capturing), and compare."""
+def executors(bench: Bench, setting: Setting, dtype: torch.dtype) -> Row:
+    """Play the same rounds one client after the other and batched, and compare."""
     given, local = (
         samples(setting.sizes, dtype),
         Local(**{"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.05} | setting.local),
@@ -91,7 +97,7 @@ def executors(bench: Bench, setting: Setting, dtype: torch.dtype, plainly: bool 
         return feds
 
     one = played("sequential")
-    with eager(plainly):
+    with eager(not setting.captured):
         all_ = played("batched")
     largest = max(map(difference, one, all_))
     allowed = EXACT if dtype == torch.float64 else stacking.tolerance(one[0].net)

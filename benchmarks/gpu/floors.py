@@ -87,4 +87,4 @@ def kept_bytes(bench: Bench, name: str, precision: str) -> int:
 def memory_traffic(bench: Bench, name: str, precision: str) -> Row:
     """Nothing fused and arithmetic free: every activation passes through memory five times."""
     moved, speed = PASSES * kept_bytes(bench, name, precision), bandwidth(bench)
-    return {"ms": 1e3 * moved / speed, "steps": f"{moved / 1e6:.0f} MB at {speed / 1e12:.2f} TB/s"}
+    return {"ms": 1e3 * moved / speed, "note": f"{moved / 1e6:.0f} MB at {speed / 1e12:.2f} TB/s"}

@@ -15,11 +15,12 @@ from benchmarks import results
 from benchmarks.errors import BenchmarkError
 from benchmarks.gpu import equality, floors, rates, variants
 from benchmarks.gpu.setting import PRECISIONS, TINY, Bench, NeedsCuda
-from fedlib import devices
+from fedlib import devices, precision
 from fedlib.models import ResNet8, SmallCNN
 
 Row = dict[str, Any]
 FAILED, UNFINISHED, PASSED = "failed", "unfinished", "passed"
+KEPT = 0.5  # of its own time, a part keeps so much when earlier ones took too long
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Part:
-    """One table. ``share`` of the time is its own, with what earlier parts have left. A part that is ``needed`` fails
-    when it is not finished.
+    """One table. ``share`` of the time is its own, with what earlier parts have left; half of it stays where they took
+    too long. Without a part that is ``needed``, whole, nothing has passed.
     """
 
     name: str
@@ -45,8 +46,9 @@ class Part:
 
 
 def _equality(bench: Bench) -> list[Case]:
-    compared = [(setting, torch.float64) for setting in equality.SETTINGS]
-    compared += [(setting, torch.float32) for setting in equality.SETTINGS[: equality.ROUNDED]]
+    # The types take turns: where time runs out, neither is lost.
+    compared = [(s, t) for s in equality.SETTINGS[: equality.ROUNDED] for t in (torch.float64, torch.float32)]
+    compared += [(s, torch.float64) for s in equality.SETTINGS[equality.ROUNDED :]]
     return [
         Case(
             {"setting": setting.name, "type": str(dtype).removeprefix("torch.")},
@@ -71,7 +73,7 @@ def _rates(bench: Bench) -> list[Case]:
             {
                 "network": setting.network,
                 "way": setting.way,
-                "precision": setting.precision,
+                "precision": precision.in_effect(setting.precision, bench.device),
                 "clients": bench.sizes.clients[setting.many],
                 "seeds": setting.seeds,
                 "crop and flip": "yes" if setting.augmented else "no",
@@ -96,26 +98,27 @@ def _floors(bench: Bench) -> list[Case]:
             ("plain loop", "tf32", partial(floors.plain_loop, bench, network, "tf32")),
             *(("memory traffic", p, partial(floors.memory_traffic, bench, network, p)) for p in ("float32", "bf16")),
         ]
-        found += [Case({"network": network, "way": way, "precision": p}, find) for way, p, find in each]
+        found += [
+            Case({"network": network, "way": way, "precision": precision.in_effect(p, bench.device)}, find)
+            for way, p, find in each
+        ]
     return found
 
 
 def _variants(bench: Bench) -> list[Case]:
-    found = [
-        Case({"change": change, "precision": p}, partial(variants.changed, bench, change, p))
+    each: list[tuple[str, str, Callable[[], Row]]] = [
+        (change, p, partial(variants.changed, bench, change, p))
         for p in ("tf32", "bf16")
         for change in variants.CHANGES
     ]
     search = partial(variants.changed, bench, "as it is", "tf32", True)
-    found.insert(len(variants.CHANGES), Case({"change": "cuDNN tries its ways", "precision": "tf32"}, search))
-    found += [
-        Case(
-            {"change": f"one network, {k} steps in a graph", "precision": "tf32"},
-            partial(variants.launches, bench, "ResNet8", k),
-        )
-        for k in (1, 4)
+    each.insert(len(variants.CHANGES), ("cuDNN tries its ways", "tf32", search))
+    each += [
+        (f"one network, {k} steps in a graph", "tf32", partial(variants.launches, bench, "ResNet8", k)) for k in (1, 4)
     ]
-    return found
+    return [
+        Case({"change": change, "precision": precision.in_effect(p, bench.device)}, find) for change, p, find in each
+    ]
 
 
 PARTS = (
@@ -146,8 +149,9 @@ def play(bench: Bench, seconds: float, parts: tuple[Part, ...] = PARTS) -> Itera
         "parts": {},
     }
     for part in parts:
-        due += seconds * part.share / total
-        entry["parts"][part.name] = one_part(part, bench, began + due)
+        own = seconds * part.share / total
+        due += own
+        entry["parts"][part.name] = one_part(part, bench, max(began + due, time.monotonic() + KEPT * own))
         entry["seconds"] = time.monotonic() - began
         yield entry
 
@@ -164,7 +168,7 @@ def one_part(part: Part, bench: Bench, due: float) -> dict[str, Any]:
         bench.clear()
         rows.append(case.what | tried(case))
     failed = [row for row in rows if row.get("passed") is False]
-    status = FAILED if failed or (left and part.needed) else UNFINISHED if left else PASSED
+    status = FAILED if failed else UNFINISHED if left else PASSED
     return {"title": part.title, "status": status, "left": left, "rows": rows, "seconds": time.monotonic() - began}
 
 
@@ -190,7 +194,13 @@ def versions(bench: Bench) -> dict[str, str]:
 
 
 def all_passed(entry: dict[str, Any]) -> bool:
-    """Whether every part was played and none failed."""
-    return entry["parts"].keys() >= {part.name for part in PARTS} and not any(
-        part["status"] == FAILED for part in entry["parts"].values()
-    )
+    """Whether every part was played, none failed, and those that are needed were finished."""
+    played = entry["parts"]
+    failed = any(part["status"] == FAILED for part in played.values())
+    return played.keys() >= {part.name for part in PARTS} and not failed and not out_of_time(entry)
+
+
+def out_of_time(entry: dict[str, Any]) -> list[str]:
+    """The names of parts that are needed and of which something was not tried."""
+    played = entry["parts"]
+    return [part.name for part in PARTS if part.needed and part.name in played and played[part.name]["left"]]

@@ -28,6 +28,11 @@ def heads(rows: list[dict[str, Any]]) -> list[str]:
     return [*(key for key in named if key not in LAST), *(key for key in LAST if key in named)]
 
 
+def lines(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a part's table; one that says so where nothing was tried."""
+    return part["rows"] or [{"note": "nothing was tried"}]
+
+
 def cell(key: str, value: Any) -> str:
     """One cell in words."""
     if key == "passed":

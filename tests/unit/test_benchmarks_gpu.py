@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import runpy
+import sys
 import time
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tape import count, tapes  # noqa: F401
 from torch import nn
 from torch.nn.functional import relu
 from typer.testing import CliRunner
@@ -20,7 +25,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.gpu import equality, floors, parts, rates, report, setting, variants
 from benchmarks.gpu.parts import Case, Part
 from benchmarks.gpu.setting import TINY, Bench, NeedsCuda
-from fedlib import batched, choice, rng, stacking
+from fedlib import batched, choice, precision, rng, stacking
 from fedlib.algorithms import FedAvg
 from fedlib.models import MLP, Net, ResNet8, SmallCNN
 
@@ -44,10 +49,14 @@ def test_a_rehearsal_tries_everything_and_says_what_needs_a_gpu(rehearsal):
     for part in entry["parts"].values():
         assert f"{part['title']} (passed)" in rehearsal.output
         for row in part["rows"]:
-            assert "note" in row or row.get("passed") or row["ms"] > 0, row
-    notes = {row["note"] for part in entry["parts"].values() for row in part["rows"] if "note" in row}
-    assert "needs CUDA" in notes
-    assert notes <= {"needs CUDA", "this fedlib has no setting for the precision"}
+            assert row.get("note") == "needs CUDA" or row.get("passed") or row["ms"] > 0, row
+            assert "steps" not in row or row["steps"] == "", "a CPU captures nothing, and remarks are notes"
+    rows = [row for name in ("rates", "floors", "variants") for row in entry["parts"][name]["rows"]]
+    assert {row["precision"] for row in rows} == {"float32", "tf32 (here: float32)", "bf16"}
+    traffic = [row["note"] for row in rows if row.get("way") == "memory traffic"]
+    assert len(traffic) == 4
+    assert all(note.endswith("TB/s") for note in traffic)
+    assert any(row.get("note") == "needs CUDA" for row in rows)
 
 
 def test_what_was_rehearsed_is_shown_and_meets_no_target(rehearsal):
@@ -73,6 +82,73 @@ def test_a_rehearsal_leaves_no_file_unless_told_to(monkeypatch, tmp_path):
     assert "a rehearsal: nothing is written" in done.output
     assert done.exit_code == 1, "parts are missing"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", ["no folder", "no results", "a folder"])
+def test_a_file_that_cannot_be_used_is_found_before_anything_is_tried(broken, monkeypatch, tmp_path, capsys):
+    path = {"no folder": tmp_path / "none" / "r.json", "no results": tmp_path / "r.json", "a folder": tmp_path}[broken]
+    if broken == "no results":
+        path.write_text("[]")
+    monkeypatch.setattr(parts, "play", lambda *given: pytest.fail("something was tried"))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "gpu", "--device", "cpu", "--results", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"error: {path} ")
+
+
+def test_results_that_were_there_are_kept_while_the_file_is_tried(monkeypatch, tmp_path):
+    path = tmp_path / "r.json"
+    results.write({"workloads": {}, "gpu": entry(RATED)}, path)
+    monkeypatch.setattr(parts, "play", lambda *given: iter([entry([])]))
+    CliRunner().invoke(cli.app, ["gpu", "--device", "cpu", "--results", str(path)])
+    assert results.read(path)["gpu"] == entry([])
+    monkeypatch.setattr(parts, "play", lambda *given: exec("raise KeyboardInterrupt"))
+    results.write({"workloads": {}, "gpu": entry(RATED)}, path)
+    CliRunner().invoke(cli.app, ["gpu", "--device", "cpu", "--results", str(path)])
+    assert results.read(path)["gpu"] == entry(RATED)
+
+
+def test_when_time_runs_out_the_last_line_says_so(monkeypatch):
+    monkeypatch.setattr(parts, "one_part", lambda part, bench, due: one(part, left=2 * (part.name == "equality")))
+    done = CliRunner().invoke(cli.app, ["gpu", "--device", "cpu", "--seconds", "7"])
+    assert done.exit_code == 1
+    last = "time ran out before all checks were made (equality): raise --seconds, which was 7"
+    assert done.output.splitlines()[-1] == last
+    monkeypatch.setattr(parts, "one_part", lambda part, bench, due: one(part, left=2 * (part.name == "rates")))
+    done = CliRunner().invoke(cli.app, ["gpu", "--device", "cpu", "--seconds", "7"])
+    assert done.exit_code == 0, "rates are no checks"
+    assert "time ran out" not in done.output
+
+
+def one(part, left):
+    status = "unfinished" if left else "passed"
+    return {"title": part.title, "status": status, "left": left, "rows": [], "seconds": 1.0}
+
+
+def start(monkeypatch, missing):
+    """`python -m benchmarks --help` where a module is missing."""
+    for name in [n for n in sys.modules if n.startswith("benchmarks")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--help"])
+    runpy.run_module("benchmarks", run_name="__main__")
+
+
+def test_a_package_that_is_not_installed_is_named_in_one_line(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        start(monkeypatch, "typer")
+    assert ended.value.code == 2
+    python = Path(sys.executable).name
+    assert capsys.readouterr().err == f"error: {python} lacks typer; make setup installs everything into .venv\n"
+
+
+@pytest.mark.parametrize("missing", ["benchmarks.contenders", "difflib"])
+def test_a_module_that_should_be_there_is_a_fault_with_its_traceback(missing, monkeypatch):
+    with pytest.raises(ModuleNotFoundError, match=missing):
+        start(monkeypatch, missing)
 
 
 # The playing of parts
@@ -109,9 +185,9 @@ def test_one_difference_too_large_fails_its_part():
     assert played(case("a", {"passed": True}), case("b", {"passed": False}))["status"] == "failed"
 
 
-def test_what_time_does_not_allow_is_counted_and_fails_a_needed_part_only():
+def test_what_time_does_not_allow_is_counted_and_no_failure():
     late = partial(played, case("a", {"ms": 1.0}), case("b", {"ms": 1.0}), due=0.0)
-    assert [late(needed=needed)["status"] for needed in (True, False)] == ["failed", "unfinished"]
+    assert [late(needed=needed)["status"] for needed in (True, False)] == ["unfinished", "unfinished"]
     assert (late()["left"], late()["rows"]) == (2, [])
     assert report.title("rates", late(needed=False)) == "GPU, rates: P (unfinished, 2 not tried)"
 
@@ -126,13 +202,47 @@ def test_time_that_a_part_leaves_is_the_next_ones(monkeypatch):
     assert len(entries) == 3
 
 
-def test_no_part_may_be_missing_or_failed():
-    good = {"parts": {part.name: {"status": "passed"} for part in parts.PARTS}}
-    assert parts.all_passed(good)
-    unfinished = {"parts": good["parts"] | {"rates": {"status": "unfinished"}}}
-    assert parts.all_passed(unfinished)
-    assert not parts.all_passed({"parts": good["parts"] | {"rates": {"status": "failed"}}})
+def test_a_part_keeps_half_its_time_when_the_one_before_took_too_long(monkeypatch):
+    now, due = [100.0], []
+
+    def play(part, bench, until):
+        due.append(until)
+        now[0] += {"a": 70.0, "b": 5.0, "c": 0.0}[part.name]
+        return {}
+
+    monkeypatch.setattr(parts, "one_part", play)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    three = tuple(Part(name, name, share, lambda bench: []) for name, share in (("a", 1), ("b", 2), ("c", 1)))
+    list(parts.play(BENCH, 80, three))
+    # a ends at 170 instead of 120: b has half of its 40 seconds; b ends at 175: c has half of its 20 seconds
+    assert due == [120, 190, 185]
+
+
+def test_no_part_may_be_missing_or_failed_and_checks_must_be_finished():
+    def but(name="", **said):
+        good = {part.name: {"status": "passed", "left": 0} for part in parts.PARTS}
+        return {"parts": good | ({name: said} if name else {})}
+
+    assert parts.all_passed(but())
+    assert parts.all_passed(but("rates", status="unfinished", left=3))
+    assert not parts.all_passed(but("equality", status="unfinished", left=3))
+    assert not parts.all_passed(but("rates", status="failed", left=0))
     assert not parts.all_passed({"parts": {}})
+    assert parts.out_of_time(but("gradients", status="failed", left=1)) == ["gradients"]
+
+
+def test_no_type_is_lost_when_time_runs_out_half_way():
+    kinds = [c.what["type"] for c in parts.PARTS[0].cases(BENCH)]
+    assert kinds[:4] == ["float64", "float32"] * 2
+    half = kinds[: len(kinds) // 2]
+    assert abs(half.count("float64") - half.count("float32")) <= 1
+    assert len(kinds) == len(equality.SETTINGS) + equality.ROUNDED
+
+
+def test_a_column_names_the_precision_that_is_in_effect(monkeypatch):
+    monkeypatch.setattr(precision, "in_effect", lambda asked, device: f"{asked} on {device}")
+    for part in parts.PARTS[2:]:
+        assert {c.what["precision"] for c in part.cases(BENCH)} <= {f"{p} on cpu" for p in setting.PRECISIONS}
 
 
 # Equality and gradients: they see what is wrong
@@ -153,7 +263,7 @@ def crooked(monkeypatch):
     return plant
 
 
-@pytest.mark.parametrize("name", ["FedAvg", "SCAFFOLD", "BatchNorm, even clients"])
+@pytest.mark.parametrize("name", ["FedAvg", "SCAFFOLD", "BatchNorm, even clients", "MOON, not captured"])
 def test_executors_that_differ_by_a_millionth_of_a_step_are_found_out(name, crooked):
     (one,) = (s for s in equality.SETTINGS if s.name == name)
     assert equality.executors(BENCH, one, torch.float64)["passed"]
@@ -161,6 +271,22 @@ def test_executors_that_differ_by_a_millionth_of_a_step_are_found_out(name, croo
     found = equality.executors(BENCH, one, torch.float64)
     assert not found["passed"]
     assert found["difference"] > found["allowed"]
+
+
+@pytest.mark.usefixtures("tapes")
+@pytest.mark.parametrize("name", ["FedAvg", "BatchNorm", "MOON"])
+def test_settings_are_compared_with_captured_steps_and_without(name):
+    both = {s.captured: s for s in equality.SETTINGS if s.name in (name, f"{name}, not captured")}
+    assert both[False] == replace(both[True], name=f"{name}, not captured", captured=False)
+    plain = equality.executors(BENCH, both[False], torch.float64)
+    assert count() == (0, 0)
+    caught = equality.executors(BENCH, both[True], torch.float64)
+    captures, replays = count()
+    assert min(captures, replays) > 0
+    assert plain["passed"]
+    assert caught["passed"]
+    assert plain["steps"] == ""
+    assert caught["steps"].startswith("steps captured")
 
 
 def test_a_step_that_is_no_gradient_is_found_out(crooked):
@@ -207,6 +333,20 @@ def test_a_rate_is_the_median_round_without_comparisons_shared_out_over_steps(mo
     # median of rounds 3, 5, 6, 7; two clients of three seeds take two steps each
     assert found["ms"] == pytest.approx(1e3 * 3.5 / 12)
     assert found["mb"] is None
+
+
+@pytest.mark.parametrize(("length", "rounds"), [(0.01, 8), (0.09, 7), (0.15, 6), (0.3, 4)])
+def test_rounds_with_comparisons_take_no_patience_from_the_others(length, rounds, monkeypatch):
+    now, number = [0.0], iter(range(100))
+
+    def together(feds, rounds):
+        now[0] += 50.0 if next(number) in (0, 1, 2, 4) else length
+
+    monkeypatch.setattr(rates, "together", together)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    found = rates.rate(BENCH, rates.Setting("MLP"))
+    assert next(number) == rounds, "of rounds 3, 5, 6 and 7, as many as 0.2 seconds allow"
+    assert found["ms"] == pytest.approx(1e3 * length / 4)
 
 
 def test_a_rate_that_takes_long_stops_at_the_first_round_that_counts(monkeypatch):
@@ -328,7 +468,9 @@ def test_parts_that_need_a_gpu_run_with_a_stand_in_for_the_capture(monkeypatch):
     monkeypatch.setattr(variants, "captured", stand_in)
     for last in (False, True):
         assert floors.one_network(BENCH, "ResNet8", "bf16", True, last)["ms"] > 0
-    assert variants.launches(BENCH, "SmallCNN", 4)["ms"] > 0
+    launched = variants.launches(BENCH, "SmallCNN", 4)
+    assert launched["ms"] > 0
+    assert launched["note"].endswith("ms of the host's")
     assert len(captures) == 3
 
 
@@ -465,6 +607,15 @@ def test_a_table_has_a_column_for_whatever_a_row_says():
     assert table.rows[0][-2] == "0.450"
     assert table.notes == ["a card. torch 2. 9 s. 2026-01-02 03:04 UTC, commit 0123456789."]
     assert tables.gpu({"workloads": {}}) == []
+
+
+def test_a_part_of_which_nothing_was_tried_is_a_table_that_says_so():
+    given = {"workloads": {}, "gpu": entry([])}
+    (table,) = tables.gpu(given)
+    assert (table.head, table.rows) == (["note"], [["nothing was tried"]])
+    page, nodes = pytest.importorskip("book.site.benchmarks"), pytest.importorskip("docutils.nodes")
+    shown = nodes.container("", *page.drawn(given))
+    assert [group["cols"] for group in shown.findall(nodes.tgroup)] == [4, 1]
 
 
 def test_an_entry_of_another_form_is_refused_by_name(tmp_path):

@@ -35,7 +35,9 @@ def train_stacked(net: Net, tasks: list[Task], objective: Objective, optimiser: 
     When the device has no memory for all clients at once, half as many are taken, from then on with this network; one
     client that does not fit is an error.
     """
-    net.notes["steps"] = ""
+    net.notes["steps"] = (
+        "" if CAPTURE or not capture.possible(net) else "steps not captured: fedlib.batched.CAPTURE is off"
+    )
     return _in_parts(net, tasks, objective, optimiser, lr, CAPTURE)
 
 

@@ -7,7 +7,7 @@ is computed on without weight, and is copied out before that.
 
 What a capture bakes in is a part of its key (:func:`~fedlib.seen.facts`): when the objective, what it reads or a shape
 changes, another capture is made, and when that goes on, none any more. Before a capture is used, it is compared with a
-plain step, and so it is in its rounds 2, 4, 8, ...
+plain step, and again in rounds 1, 2, 4, 8, ...
 
 A captured step equals the plain one to rounding, and which steps are captured depends on the rounds before: so with
 captures a run that is resumed gives the same numbers to rounding, and the same bits with
@@ -93,7 +93,7 @@ def train(
     shapes, facts = _shapes(plan, _normed(net)), _facts(net, plan, objective, optimiser)
     reason = _obstacle(net, plan, optimiser) or captures.why_not(facts)
     if not (reason or any(shapes)):
-        reason = f"no {OFTEN} steps of a round have one shape"
+        reason = f"a round has fewer than {OFTEN} steps of one shape"
     work = None if reason else captures.space(stacked, plan, objective, optimiser, facts)
     if work is None:
         reason = reason or "what they depend on changes from round to round"
@@ -106,6 +106,11 @@ def train(
     if reason and not work.replays:
         captures.give_up(work, reason)
     return result
+
+
+def possible(net: Net) -> bool:
+    """Whether the network's device can capture steps."""
+    return graphs.for_device(net.device) is not None
 
 
 def drop(net: Net) -> None:
@@ -130,7 +135,7 @@ def _told(captured: int, plain: int, steps: int, reason: str) -> str:
     if not captured:
         return f"steps not captured: {reason or 'training diverges'}"
     words = f"steps captured ({captured} graph{'s' * (captured > 1)})"
-    return f"{words}, {plain} of {steps} not: {reason or 'of shapes that are rare or uneven'}" if plain else words
+    return f"{words}, {plain} of {steps} steps plain: {reason or 'shapes that are rare or uneven'}" if plain else words
 
 
 def _normed(net: Net) -> bool:
@@ -199,13 +204,13 @@ def _run(
 
 
 def _replay(made: Graphs, work: Fixed, shape: Shape, i: int) -> Callable[[], None] | None:
-    """The captured step of this shape, tried on step i when it is new, and again in the workspace's rounds 2, 4, ...;
-    None when it was refused.
+    """The captured step of this shape, tried on step i when it is new, and again in rounds 1, 2, 4, 8, ... as promises
+    are (:mod:`fedlib.promise`); None when it was refused.
     """
     if shape in work.refused:
         return None
     old = work.replays.get(shape)
-    if old and (work.tried.get(shape) == work.rounds or work.rounds & (work.rounds - 1)):
+    if old and (work.tried.get(shape) == work.rounds or work.round & (work.round - 1)):
         return old
     before, rate = work.snapshot(), work.rate.clone()
     try:
@@ -225,7 +230,8 @@ def _replay(made: Graphs, work: Fixed, shape: Shape, i: int) -> Callable[[], Non
         if replay:
             prepare()
             replay()
-            if not like(work, before, expected, work.snapshot(), work.plan.at_work[i]):
+            moved = int(work.cursor) == i + 1
+            if not (moved and like(work, before, expected, work.snapshot(), work.plan.at_work[i])):
                 reason = "a captured step differs from the plain one"
     finally:
         work.restore(before)

@@ -22,7 +22,7 @@ from fedlib.threads import Threads, deal
 NAMES = ("auto", "sequential", "batched", "threads", "ray")
 
 WASTE = 4.0  # on an accelerator, samples computed for each real one, padding included, beyond which a stack loses
-GAIN = 1.05  # what another way must win before it is taken instead of one client after the other
+GAIN = 1.05  # what another way must win before it is taken instead of one client after the other, or of one thread
 
 
 taken: Counter[str] = Counter()
@@ -128,15 +128,24 @@ def _on_cpu(net: Net, tasks: list[Task], objective: Objective, threads: list[int
     Whether clients can be computed together is found out last, where it would be done: it trains a little to find out.
     """
     ways = _ways(costs.work(net, tasks[0].input()), [t.sizes for t in tasks], threads)
-    plain, best = ways[0], min(ways, key=lambda way: way.seconds)
+    plain, best = ways[0], min(ways, key=_handicapped)
     if plain.seconds < GAIN * best.seconds:
         best = plain
     if best.name == "batched" and (refused := _unstackable(net, tasks, objective)):
-        best = min((way for way in ways if way.name == "sequential"), key=lambda way: way.seconds)
+        best = min((way for way in ways if way.name == "sequential"), key=_handicapped)
         return _chosen(best, refused, "")
-    other = min((way for way in ways if way.name != best.name), key=lambda way: way.seconds)
-    compared = f"{other.seconds:.2g} s {'one by one' if best.name == 'batched' else 'together'}"
-    return _chosen(best, reason, f" ({compared})")
+    others = {}
+    for way in sorted(ways, key=lambda way: -way.seconds):
+        if way.name != best.name:
+            others["one by one" if way.name == "sequential" else "together"] = way.seconds
+        elif way.threads != best.threads:
+            others[f"with {way.threads} thread{'s' * (way.threads > 1)}"] = way.seconds
+    compared = ", ".join(f"{seconds:.2g} s {how}" for how, seconds in others.items())
+    return _chosen(best, reason, f" ({compared})" if len(tasks) > 1 else "")
+
+
+def _handicapped(way: _Way) -> float:
+    return way.seconds * (GAIN if way.threads > 1 else 1.0)
 
 
 def _chosen(way: _Way, reason: str, compared: str) -> Choice:

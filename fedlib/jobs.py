@@ -48,6 +48,8 @@ class Work:
         """In what the other differs, so that its clients cannot be trained by the same call; empty when they can."""
         mine, its = self._kind(), other._kind()
         different = [name for name in mine if mine[name] != its[name]]
+        if {"type", "precision", "device"} & set(different):
+            different.remove("network")  # whose form tells of them, too
         if not alike(self.objective, other.objective):
             different.append("objective (method or its settings)")
         return ", ".join(different)
@@ -56,11 +58,15 @@ class Work:
         task = self.tasks[0]
         return {
             "executor": self.executor,
-            "optimiser": self.optimiser,
+            "momentum or weight decay": (type(self.optimiser), self.optimiser.momentum, self.optimiser.weight_decay),
             "learning rate": self.lr,
+            "type": self.net.dtype,
+            "precision": self.net.precision,
+            "device": self.net.device,
             "network": self.net.form,
             "round": task.context.round,
-            "preparation of samples": (task.prepare, task.augment),
+            "preparation of samples": task.prepare,
+            "augmentation": task.augment,
             "shape or type of samples": [(t.shape[1:], t.dtype) for t in (task.x, task.y)],
         }
 
@@ -83,6 +89,7 @@ class Work:
         losses = iter(chosen.executor(self.net, tasks, self.objective, self.optimiser, self.lr))
         for work in (self, *others):
             work.losses = [next(losses) for _ in work.tasks]
+            work.net.notes["steps"] = self.net.notes.get("steps", "")
 
 
 def together(federations: Sequence[Federation], rounds: int) -> None:
@@ -95,8 +102,7 @@ def together(federations: Sequence[Federation], rounds: int) -> None:
     their histories count the common time, which nobody can share out. When anything stops a round, every federation is
     at the end of its last completed one, and can go on from there.
     """
-    if len(set(map(id, federations))) < len(federations):
-        raise ValueError("a federation cannot play beside itself: it is in the list more than once")
+    _once_each(federations)
     for _ in range(require.whole("rounds", rounds)):
         before = [Kept(f) for f in federations]
         try:
@@ -143,6 +149,7 @@ def explain(federations: Sequence[Federation]) -> str:
     """How the next round of these federations side by side would train their clients: a line for each call, with the
     executor and why, and in what it differs from the first. Plays nothing.
     """
+    _once_each(federations)
     works = [federation.local_work() for federation in federations]
     calls: list[list[Work]] = []
     for work in filter(None, works):
@@ -153,6 +160,13 @@ def explain(federations: Sequence[Federation]) -> str:
         clients, n = sum(len(work.tasks) for work in call), len(call)
         line = f"one call for {n} federation{'s' * (n > 1)}, {clients} clients; {call[0].explain(call[1:])}"
         lines.append(
-            line if call is calls[0] else f"{line}; apart from the first for another {calls[0][0].unlike(call[0])}"
+            line if call is calls[0] else f"{line}; not in the first call, because of its {calls[0][0].unlike(call[0])}"
         )
-    return "\n".join(lines) or "no local work"
+    if idle := works.count(None):
+        lines.append(f"{idle} federation{'s' * (idle > 1)} without local work")
+    return "\n".join(lines)
+
+
+def _once_each(federations: Sequence[Federation]) -> None:
+    if len(set(map(id, federations))) < len(federations):
+        raise ValueError("a federation cannot play beside itself: it is in the list more than once")

@@ -17,8 +17,9 @@ class Batch:
     """The batches of k clients at one step, each of B samples at most.
 
     ``rows`` [B, k] are places in x and y. ``share`` [B, k] says how much each sample counts in its client's loss.
-    BatchNorm has ``norm_share`` [B, k] and ``counts`` [k] of its own, ``counts`` None when all samples are real, and
-    ``least`` is the smallest count. ``step`` is the step's number, in a tensor if it is known to the device only.
+    BatchNorm has ``norm_share`` [B, k] and ``counts`` [k] of its own, ``counts`` None when all samples are real; where
+    there are counts, it refuses batches whose smallest, ``least``, is below 2. ``step`` is the step's number, in a
+    tensor if it is known to the device only.
     """
 
     rows: Tensor

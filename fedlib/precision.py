@@ -1,8 +1,9 @@
 """How exactly products are computed: a setting of a run, with what torch must be told for it.
 
 ================  =====================================================================================================
-the type's name   ``"float32"``, ``"float64"``: every product in the type of the weights. TF32 is off, which PyTorch
-                  otherwise uses in cuDNN's convolutions without being asked.
+the type's name   ``"float32"``, ``"float64"``: every product in the type of the weights. TF32, which PyTorch otherwise
+                  uses in cuDNN's convolutions without being asked, is switched off for the whole process with the first
+                  network on a GPU.
 ``"tf32"``        CUDA's matrix products and convolutions round their factors to 10 bits of mantissa, and sum in
                   float32. A device without TF32 computes in float32.
 ``"bf16"``        A network's forward pass and its gradient compute in bfloat16 (8 bits) under ``torch.autocast``;
@@ -40,6 +41,8 @@ def pick(precision: str | None, dtype: torch.dtype) -> str:
     own = str(dtype).removeprefix("torch.")
     if precision is None:
         return own
+    if precision in NARROW and dtype != torch.float32:
+        raise ValueError(f"precision {precision!r} is for networks with dtype=torch.float32, and this one's is {own}")
     allowed = (own, *NARROW) if dtype == torch.float32 else (own,)
     return require.one_of(f"precision of {own} networks", precision, allowed)
 
@@ -51,6 +54,15 @@ def in_effect(precision: str, device: torch.device) -> str:
     else:
         there = precision != "bf16" or device.type in ("cpu", "cuda")
     return precision if there else f"{precision} (here: float32)"
+
+
+def exactly() -> None:
+    """Switch TF32 off for the process, unless somebody is within :func:`tf32`: gradients that are computed outside a
+    federation are then exact, too.
+    """
+    with _lock:
+        if not _active:
+            _set(False)
 
 
 _lock = threading.Lock()
@@ -76,7 +88,8 @@ def tf32(allowed: bool) -> Iterator[None]:
         if not _active:
             _before[:] = [[place.fp32_precision for place in _PLACES], _legacy()]
         _active.append(me)
-        _set(allowed)
+        if len(_active) == 1 or _active[-2][1] != allowed:
+            _set(allowed)
     try:
         yield
     finally:
@@ -93,11 +106,8 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def _set(allowed: bool) -> None:
-    """Put the settings in place, where they are not."""
-    now = [place.fp32_precision for place in _PLACES]
     wanted = ["tf32" if allowed and i < 3 else "ieee" for i in range(len(_PLACES))]
-    if [p == "tf32" for p in now] != [p == "tf32" for p in wanted] or "bf16" in now:
-        _tell(wanted, "high" if allowed else "highest")
+    _tell(wanted, "high" if allowed else "highest")
 
 
 def _legacy() -> str | None:

@@ -20,7 +20,8 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 class Local:
     """How a client trains: epochs over its samples in shuffled batches, SGD started afresh every round.
 
-    ``lr_decay`` multiplies the learning rate after every round; ``augment(x, generator)`` changes each batch. Raises
+    ``lr_decay`` multiplies the learning rate after every round; ``augment(x, draws)`` changes each batch, where
+    ``draws`` is a generator, or :class:`fedlib.rng.Rows` for a function marked by ``augment.by_row``. Raises
     ValueError for numbers that cannot work.
     """
 

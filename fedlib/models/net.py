@@ -76,6 +76,8 @@ class Net:
         self.device, self.dtype = torch.device(device), dtype
         self._train = Resident(layers.quicken(copy.deepcopy(self.module)))
         self._eval = Resident(layers.quicken(copy.deepcopy(self.module).eval()))
+        if self.device.type == "cuda":
+            precisions.exactly()
         self._in_effect = precisions.in_effect(self.precision, self.device)
         self.notes: dict[Any, Any] = {}  # what executors have found out about this network
 

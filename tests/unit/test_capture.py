@@ -1,8 +1,12 @@
 """Captured steps: what they compute is what one client after the other computes, and every doubt leads back to that."""
 
+import sys
+from collections import deque
 from contextlib import contextmanager, nullcontext
+from typing import ClassVar
 
 import pytest
+import tape
 import torch
 from federations import (
     ALGORITHMS,
@@ -22,7 +26,7 @@ from hypothesis import given, settings, strategies as st
 from tape import Tapes, count, tapes  # noqa: F401
 from torch import nn
 
-from fedlib import batched, capture, graphs, rng, stacking
+from fedlib import batched, capture, graphs, rng, seen as seen_module, stacking
 from fedlib.algorithms import FedAvg, FedNTD, FedProx
 from fedlib.batched import steps_of
 from fedlib.data.augment import crop_and_flip
@@ -389,11 +393,16 @@ def test_a_capture_that_goes_wrong_later_is_found_in_a_round_that_is_a_power_of_
     space = fed.net.notes["captures"].spaces[0]
     for shape in space.replays:
         space.replays[shape] = lambda: None
-    with pytest.raises(RuntimeError, match=r"differs from the plain one in round 3, .*CAPTURE = False"):
+    with pytest.raises(RuntimeError, match=r"differs from the plain one in round 4, .*CAPTURE = False"):
+        fed.run(2)  # the first of them is wrong, and nobody looks
+    assert fed.round == 4
+    fed, one = (federation(participation=1.0, executor=e) for e in ("batched", "sequential"))
+    fed.run(4)
+    for shape in (space := fed.net.notes["captures"].spaces[0]).replays:
+        space.replays[shape] = lambda: None
+    with pytest.raises(RuntimeError, match="in round 4"):
         fed.run(1)
-    assert fed.round == 3
-    one = federation(participation=1.0)
-    one.run(4)
+    one.run(5)
     fed.run(1)
     same(everything(fed), everything(one), 1e-10)
 
@@ -417,31 +426,28 @@ def test_a_batch_of_one_sample_beside_batchnorm_is_an_error_as_without_captures(
 
 
 class Failing(FedAvg):
-    """Fails when it is asked for the ``left``-th time."""
+    """Fails when it is asked for the ``left``-th time, by what another module says: only that is no part of the key."""
 
     @per_sample
     def objective(self, net, state, x, y, context):
-        ASKED["left"] -= 1
-        if not ASKED["left"]:
+        tape.ASKED["left"] -= 1
+        if not tape.ASKED["left"]:
             raise LookupError("no such term")
         return cross_entropy(net(state, x, train=True), y)
 
 
-ASKED = {"left": 0}  # a global variable: what a closure holds is a part of the key
-
-
 def test_a_step_that_fails_leaves_no_trace():
     one, fed = (federation(Failing(), participation=1.0, executor=e) for e in ("sequential", "batched"))
-    ASKED["left"] = 0
+    tape.ASKED["left"] = 0
     one.run(6)
-    fed.run(3)
+    fed.run(4)
     before = {n: t.clone() for n, t in fed.state.items()}
-    ASKED["left"] = 2  # after some steps of the fourth round, where captures are compared with plain steps again
+    tape.ASKED["left"] = 2  # after some steps of round 4, where captures are compared with plain steps again
     with pytest.raises(LookupError):
         fed.run(1)
     same(fed.state, before)
-    ASKED["left"] = 0
-    fed.run(3)
+    tape.ASKED["left"] = 0
+    fed.run(2)
     assert steps_of(fed.net) == "steps captured (3 graphs)"
     same(everything(fed), everything(one), 1e-10)
 
@@ -495,10 +501,10 @@ def test_a_client_that_fits_by_no_means_is_an_error():
 def test_a_replay_runs_no_python_of_the_objective(clients):
     fed = federation(Failing(), sizes=(24,) * clients, executor="batched", participation=1.0, local=Local(1, 8, 0.1))
     fed.run(5)
-    ASKED["left"] = 0
+    tape.ASKED["left"] = 0
     count()
-    fed.run(1)
-    assert ASKED["left"] == 0
+    fed.run(1)  # round 5, in which nobody compares
+    assert tape.ASKED["left"] == 0
     assert count() == (0, 3), "three steps, whatever the number of clients"
 
 
@@ -515,7 +521,7 @@ def test_captures_can_be_switched_off(monkeypatch):
     monkeypatch.setattr(batched, "CAPTURE", False)
     seen, fed = agree(FedAvg)
     assert seen == [(0, 0)] * 3
-    assert steps_of(fed.net) == ""
+    assert steps_of(fed.net) == "steps not captured: fedlib.batched.CAPTURE is off"
 
 
 # --- when it pays ------------------------------------------------------------------------------------------------
@@ -713,3 +719,123 @@ def test_a_capture_for_want_of_memory_is_no_refusal(monkeypatch):
     with pytest.raises(torch.OutOfMemoryError, match="full"):
         fed.run(1)
     assert fed.net.notes["most clients"] == 1
+
+
+# --- what a capture bakes in, wherever the objective reads it ------------------------------------------------------
+
+STRENGTH = 0.5
+POINT = torch.zeros(3, dtype=FLOAT)
+
+
+def pull():
+    return STRENGTH * POINT
+
+
+class Looking(FedAvg):
+    """An objective that reads global variables, through a function too, its class, a queue, and a network's weights."""
+
+    points: ClassVar = [torch.zeros(3, dtype=FLOAT)]
+
+    def __init__(self):
+        self.last, self.teacher = deque([1.0]), nn.Linear(5, 3, dtype=FLOAT)
+
+    def away(self):
+        return self.points[0]
+
+    @per_sample
+    def objective(self, net, state, x, y, context):
+        out = net(state, x, train=True)
+        to = (pull() + self.away()) * self.last[-1] + self.teacher.bias
+        return cross_entropy(out, y) + (out - to).square().mean((-2, -1))
+
+
+def _global_number(algorithm, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "STRENGTH", 3.0)
+
+
+def _global_tensor(algorithm, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "POINT", torch.ones(3, dtype=FLOAT))
+
+
+def _global_function(algorithm, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "pull", lambda: 2.0)
+
+
+def _tensor_of_the_class(algorithm, monkeypatch):
+    monkeypatch.setattr(Looking, "points", [torch.ones(3, dtype=FLOAT)])
+
+
+def _method_of_the_class(algorithm, monkeypatch):
+    monkeypatch.setattr(Looking, "away", lambda self: 1.5)
+
+
+def _queue(algorithm, monkeypatch):
+    algorithm.last.append(2.0)
+
+
+def _weights_of_a_network(algorithm, monkeypatch):
+    algorithm.teacher.bias = nn.Parameter(torch.ones(3, dtype=FLOAT))
+
+
+def _memory_of_a_tensor(algorithm, monkeypatch):
+    algorithm.teacher.bias.data = torch.ones(3, dtype=FLOAT)
+
+
+CHANGES = [
+    _global_number, _global_tensor, _global_function, _tensor_of_the_class, _method_of_the_class, _queue,
+    _weights_of_a_network, _memory_of_a_tensor,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_an_objective_reads_may_change_between_rounds(change, monkeypatch):
+    """In rounds 5 and 6 nobody compares captured steps with plain ones."""
+    pair = []
+    monkeypatch.setattr(sys.modules[__name__], "POINT", torch.full((3,), 0.2, dtype=FLOAT))
+    for executor in ("sequential", "batched"):
+        torch.manual_seed(0)
+        with monkeypatch.context() as back:
+            algorithm = Looking()
+            fed = federation(algorithm, participation=1.0, executor=executor)
+            fed.run(5)
+            change(algorithm, back)
+            fed.run(2)
+        pair.append(fed)
+    one, all_ = pair
+    assert steps_of(all_.net).startswith("steps captured (")
+    same(everything(all_), everything(one), 1e-10)
+
+
+def test_samples_in_other_memory_are_read_there():
+    one, all_ = (federation(participation=1.0, executor=e) for e in ("sequential", "batched"))
+    for fed in (one, all_):
+        fed.run(5)
+        fed.x.data = -fed.x
+        fed.run(1)
+    same(everything(all_), everything(one), 1e-10)
+
+
+def test_a_list_twice_is_not_two_lists():
+    """Facts of (a, b, a) and (a, b, b)."""
+    a, b = [1.0], [2.0]
+    assert not seen_module.same(seen_module.facts([a, b, a]), seen_module.facts([a, b, b]))
+    assert seen_module.same(seen_module.facts([a, b, a]), seen_module.facts([a, b, a]))
+
+
+def test_a_cursor_that_does_not_move_is_a_difference(monkeypatch):
+    class Stuck(Tapes):
+        def capture(self, step, prepare):
+            replay = super().capture(step, prepare)
+
+            def once():
+                work = fed.net.notes["captures"].spaces[0]
+                at = work.cursor.clone()
+                replay()
+                work.cursor.copy_(at)
+
+            return once
+
+    monkeypatch.setattr(graphs, "for_device", lambda device: Stuck())
+    fed = federation(participation=1.0, executor="batched")
+    fed.run(1)
+    assert steps_of(fed.net) == "steps not captured: a captured step differs from the plain one"

@@ -58,7 +58,7 @@ def test_many_small_clients_are_computed_together(threads, dtype):
     """The notes' workload W: digits, 20 clients, a small convolutional network."""
     found = pick(w(dtype=dtype))
     assert found.reason == "estimated to be fastest"
-    assert "s one by one)" in found.estimate
+    assert "s one by one" in found.estimate
     if threads == 1:
         assert (found.name, found.executor) == ("batched", train_stacked)
     else:
@@ -76,7 +76,7 @@ def test_many_large_convolutions_are_computed_one_by_one(threads):
     """W2: LeNet on 28 x 28, whose six channels a grouped convolution handles badly."""
     found = pick(workload(LeNet5, (1, 28, 28), (60,) * 10, 32, 1))
     assert found.name == {1: "sequential", 2: "2 threads, sequential"}[threads]
-    assert "s together)" in found.estimate
+    assert "s together" in found.estimate
 
 
 def test_hardly_any_work_is_not_worth_a_thread(threads):

@@ -56,6 +56,16 @@ def test_what_is_not_a_number_stays_visible():
     assert out.flatten()[1].isnan()
 
 
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_a_gradient_that_is_not_finite_goes_to_one_place(value):
+    x = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(6)).requires_grad_()
+    slopes = [
+        torch.autograd.grad(f(x), x, torch.tensor([[[[value, 1.0], [1.0, 1.0]]]]))[0] for f in (pool(), nn.MaxPool2d(2))
+    ]
+    torch.testing.assert_close(*slopes, rtol=0, atol=0, equal_nan=True)
+    assert int(slopes[0].isfinite().sum()) == 15
+
+
 def test_transformations_of_functions_work():
     x = torch.randn(4, 2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(torch.vmap(pool())(x), torch.vmap(nn.MaxPool2d(2))(x), rtol=0, atol=0)

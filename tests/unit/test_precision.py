@@ -1,5 +1,6 @@
 """Precision: what products round to, where that is in force, that it ends there, and what a run says of it."""
 
+import threading
 import warnings
 from contextlib import suppress
 
@@ -134,10 +135,10 @@ def test_the_type_names_its_own_precision_and_float32_has_two_narrower_ones(give
     [
         ("fp16", FLOAT32, "precision of float32 networks must be 'float32' or 'tf32' or 'bf16', got 'fp16'"),
         ("float64", FLOAT32, "'float32' or 'tf32' or 'bf16', got 'float64'"),
-        ("tf32", FLOAT64, "precision of float64 networks must be 'float64', got 'tf32'"),
-        ("bf16", FLOAT64, "precision of float64 networks must be 'float64', got 'bf16'"),
+        ("tf32", FLOAT64, "precision 'tf32' is for networks with dtype=torch.float32, and this one's is float64"),
+        ("bf16", FLOAT64, "precision 'bf16' is for networks with dtype=torch.float32, and this one's is float64"),
         ("float32", FLOAT64, "must be 'float64', got 'float32'"),
-        ("tf32", torch.bfloat16, "precision of bfloat16 networks must be 'bfloat16', got 'tf32'"),
+        ("tf32", torch.bfloat16, "dtype=torch.float32, and this one's is bfloat16"),
     ],
 )
 def test_a_precision_that_cannot_be_is_named(given, dtype, message):
@@ -506,3 +507,80 @@ def test_a_gpu_is_exact_in_float32_and_narrower_where_asked():
     assert max(gaps["bf16"]) < 8 * EPS
     if precision.in_effect("tf32", torch.device("cuda")) == "tf32":
         assert 1e-5 < max(gaps["tf32"]) < EPS
+
+
+# --- threads, and autocast from outside
+
+
+def test_two_threads_of_one_precision_do_not_switch_it_off_for_each_other():
+    before = flags()
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with precision.tf32(False):
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with precision.tf32(False):
+        thread.start()
+        entered.wait(10)
+    try:
+        assert [p == "tf32" for p in flags()[:6]] == [False] * 6, "the other is still at work"
+    finally:
+        leave.set()
+        thread.join()
+    assert flags() == before
+
+
+def test_two_threads_of_two_precisions_are_an_error():
+    found = []
+
+    def other():
+        try:
+            with precision.tf32(False):
+                pass
+        except RuntimeError as error:
+            found.append(str(error))
+
+    with precision.tf32(True):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert "two threads compute in different precisions" in found[0]
+
+
+def test_a_network_on_a_gpu_makes_the_process_exact(monkeypatch):
+    before = flags()
+    try:
+        start("high", True)
+        precision.exactly()
+        assert [p == "tf32" for p in flags()[:6]] == [False] * 6
+        with precision.tf32(True):
+            precision.exactly()  # somebody is at work who wants another
+            assert flags()[0] == "tf32"
+        assert [p == "tf32" for p in flags()[:6]] == [False] * 6
+    finally:
+        precision._tell(list(before[:6]), before[8])
+
+
+def test_autocast_from_outside_is_refused():
+    fed = federation(dtype=torch.float32)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(RuntimeError, match="give the federation .*precision='bf16'"),
+    ):
+        fed.run(1)
+    assert fed.round == 0
+    narrow = federation(dtype=torch.float32, precision="bf16")
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow.run(1)
+
+
+def test_provenance_names_what_was_computed_in():
+    net = Net(nn.Linear(5, 3), precision="bf16")
+    precision.used.clear()
+    Net(nn.Linear(5, 3))
+    assert precision.used == set()
+    net(net.initial(), torch.zeros(1, 5))
+    assert precision.used == {"bf16"}

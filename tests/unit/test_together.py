@@ -354,27 +354,32 @@ def test_the_explanation_names_one_call(name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("algorithm", "another objective (method or its settings)"),
-        ("kind of algorithm", "another objective (method or its settings)"),
-        ("tensors of algorithms", "another objective (method or its settings)"),
-        ("learning rate", "another optimiser, learning rate"),
-        ("momentum", "another optimiser"),
-        ("network", "another network"),
-        ("dtype", "another network, shape or type of samples"),
-        ("augmentation", "another preparation of samples"),
+        ("algorithm", "objective (method or its settings)"),
+        ("kind of algorithm", "objective (method or its settings)"),
+        ("tensors of algorithms", "objective (method or its settings)"),
+        ("learning rate", "learning rate"),
+        ("momentum", "momentum or weight decay"),
+        ("network", "network"),
+        ("dtype", "type, precision, shape or type of samples"),
+        ("augmentation", "augmentation"),
+        ("preparation", "preparation of samples"),
     ],
 )
 def test_the_explanation_says_what_keeps_federations_apart(name, words):
     first, second = explain(APART[name]("batched")).split("\n")
     assert first.startswith("one call for 1 federation, ")
     assert second.startswith("one call for 1 federation, ")
-    assert second.endswith(f"; apart from the first for {words}")
+    assert second.endswith(f"; not in the first call, because of its {words}")
 
 
 def test_the_explanation_leaves_out_those_without_local_work():
     idle, busy = federation(local=Local(0, 8, 0.1)), federation(seed=1)
-    assert explain([idle]) == "no local work"
-    assert explain([idle, busy]).startswith("one call for 1 federation, 4 clients; ")
+    assert explain([idle]) == "1 federation without local work"
+    lines = explain([idle, busy]).split("\n")
+    assert lines[0].startswith("one call for 1 federation, 4 clients; ")
+    assert lines[1:] == ["1 federation without local work"]
+    with pytest.raises(ValueError, match="a federation cannot play beside itself"):
+        explain([busy, busy])
 
 
 def test_classes_of_one_name_are_two_networks():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def steps_of(net: Net) -> str:
     """
     words = [net.notes.get("steps", "")]
     if most := net.notes.get("most clients"):
-        words.append(f"memory for {most} clients at once")
+        words.append(f"memory for {most} client{'s' * (most > 1)} at once")
     return ", ".join(w for w in words if w)
 
 
@@ -62,22 +63,33 @@ def unstackable(net: Net, objective: Objective, tasks: list[Task]) -> str:
         return f"objective {getattr(objective, '__qualname__', objective)} is not marked per_sample"
     if getattr(objective, "__hash__", None) is None:
         return f"objective {objective} cannot be remembered: give its class a __hash__"
-    return promise.broken(net, objective, tasks, _in_parts)
+    return promise.broken(net, objective, tasks, partial(_in_parts, lasting=False))
 
 
 def _in_parts(
-    net: Net, tasks: list[Task], objective: Objective, optimiser: SGD, lr: float, captured: bool = False
+    net: Net,
+    tasks: list[Task],
+    objective: Objective,
+    optimiser: SGD,
+    lr: float,
+    captured: bool = False,
+    lasting: bool = True,
 ) -> list[float]:
-    """As many clients at once as there is memory for; those that are done are never trained again."""
+    """As many clients at once as there is memory for; those that are done are never trained again. What there is memory
+    for is remembered, if that is ``lasting``: trials take more of it.
+    """
     losses: list[float] = []
+    most = net.notes.get("most clients", len(tasks))
     while len(losses) < len(tasks):
-        some = tasks[len(losses) :][: net.notes.get("most clients", len(tasks))]
+        some = tasks[len(losses) :][:most]
         try:
             losses += _train(net, some, objective, optimiser, lr, captured)
         except torch.OutOfMemoryError:
             if len(some) == 1:
                 raise
-            net.notes["most clients"] = -(-len(some) // 2)
+            most = -(-len(some) // 2)
+            if lasting:
+                net.notes["most clients"] = most
             capture.drop(net)
         else:
             continue

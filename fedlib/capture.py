@@ -169,7 +169,8 @@ def _facts(net: Net, plan: Plan, objective: Objective, optimiser: SGD) -> list:
     sizes = len(plan.tasks), plan.width, shared, plan.gathered
     rule = optimiser.momentum, optimiser.weight_decay
     told = (kinds, samples, cast, fixed, sizes, rule, net.form)
-    return seen.facts(objective, task.prepare, task.augment, told, captured=True)
+    forward = list(dict.fromkeys(type(m).forward for m in net.module.modules()))
+    return seen.facts(objective, task.prepare, task.augment, forward, told, captured=True)
 
 
 def _run(

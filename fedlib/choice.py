@@ -43,8 +43,8 @@ class Choice:
 
 
 def require(executor: str | Executor) -> str | Executor:
-    """The same, if it can be one; raises ValueError for an unknown name."""
-    if isinstance(executor, str) and executor not in NAMES:
+    """The same, if it can be one; raises ValueError for an unknown name, and what is neither a name nor a function."""
+    if executor not in NAMES if isinstance(executor, str) else not callable(executor):
         raise ValueError(f"executor {executor!r} is unknown; use {', '.join(NAMES)}, or a function")
     return executor
 

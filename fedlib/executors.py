@@ -89,8 +89,9 @@ class Task:
         return ((self.batch_size,) * full + (rest,) * (rest > 0)) * len(self.order)
 
     def input(self) -> Tensor:
-        """One sample [1, ...] as the network gets it."""
-        x = self.prepare(self.x[:1]) if self.prepare else self.x[:1]
+        """One sample [1, ...] as the network gets it; a copy, which may be changed."""
+        first = self.x[:1].clone()
+        x = self.prepare(first) if self.prepare else first
         return self.augment(x, self._draws(0, 1, x.device)) if self.augment else x
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:

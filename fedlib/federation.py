@@ -90,7 +90,7 @@ class Federation:
             n for n in self.state if n in local_buffers or any(fnmatch(n, p) for p in algorithm.personal)
         )
         self.history: list[dict[str, Any]] = []
-        inputs.check_classes(self.net, self.state, self.x[:1], self.y, self.input)
+        inputs.check_classes(self.net, self.state, self.x[:1].clone(), self.y, self.input)
         algorithm.setup(self)
 
     @property

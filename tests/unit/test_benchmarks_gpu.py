@@ -285,8 +285,18 @@ def test_settings_are_compared_with_captured_steps_and_without(name):
     assert min(captures, replays) > 0
     assert plain["passed"]
     assert caught["passed"]
-    assert plain["steps"] == ""
+    assert plain["steps"] == "steps not captured: fedlib.batched.CAPTURE is off"
     assert caught["steps"].startswith("steps captured")
+
+
+def test_on_a_gpu_steps_that_are_not_captured_are_a_failure(monkeypatch):
+    setting = next(s for s in equality.SETTINGS if s.name == "FedAvg")
+    monkeypatch.setattr(Bench, "cuda", True)
+    for steps, passed in (("steps captured (1 graph)", True), ("steps not captured: no", False), ("", False)):
+        monkeypatch.setattr(equality, "steps_of", lambda net, steps=steps: steps)
+        found = equality.executors(BENCH, setting, torch.float64)
+        assert found["passed"] == passed
+        assert ("should have been captured" in found.get("note", "")) != passed
 
 
 def test_a_step_that_is_no_gradient_is_found_out(crooked):

@@ -114,8 +114,9 @@ def test_who_has_finished_is_computed_on_and_keeps_what_it_had(model, algorithm)
     st.sampled_from([FedAvg, lambda: FedProx(0.5), Pulled]),
 )
 def test_equal_for_whatever_sizes_there_are(sizes, batch_size, model, algorithm):
-    if model is Normed:
-        sizes = [n + (n % batch_size == 1) for n in sizes]  # no batch of one sample
+    if model is Normed:  # no batch of one sample, and none of two, whose small variances make much of rounding
+        batch_size = max(batch_size, 4)
+        sizes = [max(n + (0, 2, 1)[n % batch_size] if n % batch_size < 3 else n, 3) for n in sizes]
     agree(algorithm, 2, sizes=tuple(sizes), model=model, local=Local(2, batch_size, 0.1, 0.9, 0.01))
 
 

@@ -568,7 +568,7 @@ def test_autocast_from_outside_is_refused():
     fed = federation(dtype=torch.float32)
     with (
         torch.autocast("cpu", torch.bfloat16),
-        pytest.raises(RuntimeError, match="give the federation .*precision='bf16'"),
+        pytest.raises(RuntimeError, match=r"give the federation .*precision='bf16'"),
     ):
         fed.run(1)
     assert fed.round == 0

@@ -636,6 +636,27 @@ def test_the_trial_leaves_what_it_looks_at_alone():
             assert torch.equal(t, value)
 
 
+@pytest.mark.parametrize("executor", ["batched", "auto"])
+def test_a_trial_that_finds_too_little_memory_says_nothing_of_rounds(executor):
+    """It computes in double precision, which takes more."""
+
+    class Wide(FedAvg):
+        @per_sample
+        def objective(self, net, state, x, y, context):
+            if x.dtype == torch.float64 and x.ndim > 3 and x.shape[1] > 1:  # [B, K, 1, D]
+                raise torch.OutOfMemoryError("out of memory")
+            return super().objective(net, state, x, y, context)
+
+    one, fed = (
+        federation(Wide(), executor=e, dtype=torch.float32, participation=1.0) for e in ("sequential", executor)
+    )
+    one.run(2)
+    fed.run(2)
+    assert fed.explain().startswith("batched: ")
+    assert "most clients" not in fed.net.notes
+    same(everything(fed), everything(one), 1e-5)
+
+
 def test_a_wrong_way_to_compute_together_is_found():
     """The trial is not of objectives alone."""
 

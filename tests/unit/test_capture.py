@@ -15,6 +15,7 @@ from federations import (
     NORMABLE,
     UNEVEN,
     Normed,
+    Personal,
     Pulled,
     distance,
     everything,
@@ -892,8 +893,10 @@ def test_that_clients_no_longer_receive_the_same_is_seen():
 
 
 def test_samples_that_were_brought_together_do_not_take_the_place_of_a_federations_own():
-    """As many clients with as many samples: alone, half of them beside half of another federation's, and alone."""
-    parts, algorithm = [], FedAvg()
+    """As many clients with as many samples, and heads of their own: alone, half of them beside half of another
+    federation's, and alone.
+    """
+    parts, algorithm = [], Personal(0.3)
     for executor in ("sequential", "batched"):
         fed, other = (
             federation(algorithm, executor=executor, participation=1.0, data=samples((16,) * 6, seed=s)) for s in (5, 6)
@@ -929,6 +932,13 @@ def test_more_samples_than_there_is_room_for_get_another_workspace():
     for one, all_ in zip(*parts, strict=True):
         same(everything(all_), everything(one), 1e-10)
     assert steps_of(parts[1][0].net).startswith("steps captured (")
+
+
+def test_more_targets_than_there_is_room_for_get_another_workspace():
+    def change(fed):
+        fed.y = torch.cat([2 - fed.y] * 2)
+
+    changed(change)
 
 
 @pytest.mark.parametrize("how", ["object", "memory"])

@@ -257,7 +257,7 @@ class TestTogether(Planted):
             "t.x is not self.x",
             "federations with the same samples and other targets are all taught those of the first",
             tests=(
-                "test_together.py::test_clients_that_belong_together_are_trained_in_one_call[batched-1e-10-other targets]",
+                "test_together.py::test_clients_that_belong_together_are_trained_in_one_call[batched-1e-10-targets]",
             ),
         ),
         Fault(

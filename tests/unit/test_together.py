@@ -258,7 +258,7 @@ JOINED = {
     "seeds": shared({"seed": 1}, {"seed": 2}),
     "the same twice": shared({}, {}),
     "other data": shared({"data": data(1)}, {"data": data(2)}),
-    "other targets": shared({"data": (SAMPLES, CLASSES, HOLDERS)}, {"data": (SAMPLES, 2 - CLASSES, HOLDERS)}),
+    "targets": shared({"data": (SAMPLES, CLASSES, HOLDERS)}, {"data": (SAMPLES, 2 - CLASSES, HOLDERS)}),
     "more clients": shared({"data": data(1)}, {"data": data(2, (9, 30, 2, 5, 5, 5, 8, 1))}),
     "other participation": shared({"participation": 0.2}, {"participation": 1.0}),
     "other batch size": shared({"local": Local(2, 8, 0.1)}, {"local": Local(2, 3, 0.1)}),

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 ASKED = {"left": 0}
 """A place for tests, which no capture sees."""
@@ -43,7 +43,8 @@ class Tape(TorchDispatchMode):
         homes = {t.untyped_storage().data_ptr() for t in given}
         writes = function._schema.is_mutable
         if writes or not found or any(t.untyped_storage().data_ptr() not in homes for t in found):
-            self.notes.append((function, args, kwargs, () if writes else found))
+            there = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))  # the memory, whoever leaves it
+            self.notes.append((function, *there, () if writes else found))
         return result
 
     def replay(self):

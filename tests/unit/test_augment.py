@@ -1,5 +1,7 @@
 """Augmentations: laws that hold for every batch."""
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -151,6 +153,13 @@ def test_laws_hold_for_draws_by_row():
     assert torch.allclose(hole.sum(0) / 1000, torch.ones(9, dtype=torch.float64), atol=0.12)
     flipped = augment.horizontal_flip(x, by_row(number, 0), 0.25)[:, 0, 0, 0] == 3
     assert float(flipped.double().mean()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_every_augmentation_is_marked():
+    functions = {n: f for n, f in vars(augment).items() if inspect.isfunction(f) and f.__module__ == augment.__name__}
+    found = {n for n, f in functions.items() if not n.startswith("_") and "rng" in inspect.signature(f).parameters}
+    assert found == ALL.keys(), "and each is among those that are tried here"
+    assert all(functions[n].several is True for n in found)
 
 
 def test_a_composed_augmentation_keeps_the_mark_when_it_says_so():

@@ -111,6 +111,11 @@ def test_equal_for_convolutional_networks(model, shape, algorithm):
     agree(algorithm, 2, model=model, shape=shape, sizes=sizes, local=Local(1, 4, 0.05, 0.9), participation=1.0)
 
 
+def test_a_rest_of_one_image_beside_larger_batches_has_a_variance():
+    """Over its places: BatchNorm refuses one value, and not one sample."""
+    agree(FedAvg, 2, model=ResNet8, shape=(3, 8, 8), sizes=(5, 9, 8), local=Local(1, 4, 0.05), participation=1.0)
+
+
 # --- what becomes of a batch ------------------------------------------------------------------------
 
 

@@ -111,6 +111,18 @@ def test_results_that_were_there_are_kept_while_the_file_is_tried(monkeypatch, t
     assert results.read(path)["gpu"] == entry(RATED)
 
 
+def test_workloads_that_are_in_the_file_stay_there(monkeypatch, tmp_path):
+    path = tmp_path / "r.json"
+    workload = {
+        "data": "digits", "rounds": 2, "test_samples": 100,
+        "contenders": {"plain": {"skipped": "no time"}, "fedlib": {"error": "it rained"}},
+    }  # fmt: skip
+    results.write({"workloads": {"W": workload}}, path)
+    monkeypatch.setattr(parts, "play", lambda *given: iter([entry([]), entry(RATED)]))
+    CliRunner().invoke(cli.app, ["gpu", "--device", "cpu", "--results", str(path)])
+    assert results.read(path) == {"workloads": {"W": workload}, "gpu": entry(RATED)}
+
+
 def test_when_time_runs_out_the_last_line_says_so(monkeypatch):
     monkeypatch.setattr(parts, "one_part", lambda part, bench, due: one(part, left=2 * (part.name == "equality")))
     done = CliRunner().invoke(cli.app, ["gpu", "--device", "cpu", "--seconds", "7"])

@@ -3,6 +3,7 @@
 import sys
 from collections import deque
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -14,6 +15,7 @@ from federations import (
     NORMABLE,
     UNEVEN,
     Normed,
+    Personal,
     Pulled,
     distance,
     everything,
@@ -26,10 +28,10 @@ from hypothesis import given, settings, strategies as st
 from tape import Tapes, count, tapes  # noqa: F401
 from torch import nn
 
-from fedlib import batched, capture, graphs, rng, seen as seen_module, stacking
+from fedlib import batched, capture, fixed, graphs, rng, seen as seen_module, stacking
 from fedlib.algorithms import FedAvg, FedNTD, FedProx
 from fedlib.batched import steps_of
-from fedlib.data.augment import crop_and_flip
+from fedlib.data.augment import by_row, crop_and_flip
 from fedlib.executors import Diverged, per_sample
 from fedlib.federation import Local, together
 from fedlib.fixed import Fixed, Shape
@@ -38,6 +40,7 @@ from fedlib.models import ResNet8, SmallCNN
 from fedlib.models.net import Net
 from fedlib.optim import SGD
 from fedlib.plan import Plan
+from fedlib.rounds import Prepare
 
 pytestmark = pytest.mark.usefixtures("tapes")
 
@@ -362,13 +365,28 @@ def test_a_capture_that_differs_is_refused(monkeypatch, model):
     assert [replays for _, replays in seen[1:]] == [0, 0]
 
 
-@pytest.mark.parametrize("kind", ["weights", "statistics", "counters", "velocity", "losses"])
-def test_a_difference_anywhere_is_found(monkeypatch, kind):
-    """A capture that adds a little to one client's number, or counts once too often."""
-    spoiled = capture._captured
+def spoil(monkeypatch, change):
+    """Captures whose replays change something else, too."""
+    plain = capture._captured
 
     def captured(made, work, shape, prepare):
-        replay, reason = spoiled(made, work, shape, prepare)
+        replay, reason = plain(made, work, shape, prepare)
+
+        def wrong():
+            replay()
+            change(work, shape)
+
+        return wrong, reason
+
+    monkeypatch.setattr(capture, "_captured", captured)
+
+
+@pytest.mark.parametrize("whose", ["first", "last"])
+@pytest.mark.parametrize("kind", ["weights", "statistics", "counters", "velocity", "losses"])
+def test_a_difference_anywhere_is_found(monkeypatch, kind, whose):
+    """A capture that adds a little to one client's number, or counts once too often."""
+
+    def change(work, shape):
         of = {
             "weights": work.states["head.bias"],
             "statistics": work.states["body.1.running_var"],
@@ -376,15 +394,23 @@ def test_a_difference_anywhere_is_found(monkeypatch, kind):
             "velocity": work.memory["velocity"]["head.bias"],
             "losses": work.totals,
         }
+        of[kind][0 if whose == "first" else shape.clients - 1] += 1 if kind == "counters" else 1e-6
 
-        def wrong():
-            replay()
-            of[kind][0] += 1 if kind == "counters" else 1e-6
-
-        return wrong, reason
-
-    monkeypatch.setattr(capture, "_captured", captured)
+    spoil(monkeypatch, change)
     _, fed = agree(FedAvg, 2, model=Normed, sizes=NORMABLE)
+    assert steps_of(fed.net) == "steps not captured: a captured step differs from the plain one"
+
+
+def test_a_difference_that_is_large_beside_a_small_step_is_found(monkeypatch):
+    """In single precision, where a thousandth of a step is allowed, but not of a weight."""
+
+    class Faint(FedAvg):
+        @per_sample
+        def objective(self, net, state, x, y, context):
+            return 1e-3 * super().objective(net, state, x, y, context)
+
+    spoil(monkeypatch, lambda work, shape: work.states["head.bias"][0].add_(1e-4))
+    _, fed = agree(Faint, 1, 1e-5, dtype=torch.float32)
     assert steps_of(fed.net) == "steps not captured: a captured step differs from the plain one"
 
 
@@ -406,6 +432,8 @@ def test_a_capture_that_goes_wrong_later_is_found_in_a_round_that_is_a_power_of_
     one.run(5)
     fed.run(1)
     same(everything(fed), everything(one), 1e-10)
+    assert steps_of(fed.net) == "steps not captured: a captured step differs from the plain one"
+    assert not fed.net.notes["captures"].spaces, "nothing is kept for it"
 
 
 def test_training_that_diverges_is_reported_as_without_captures():
@@ -483,6 +511,12 @@ def test_clients_that_are_done_are_not_trained_again():
     all_.run(2)
     assert all_.net.notes["most clients"] == 2
     same(everything(all_), everything(one), 1e-10)
+
+
+def test_where_memory_was_short_no_capture_of_the_old_size_is_kept():
+    fed = federation(Narrow(), sizes=(8,) * 4, executor=batched.train_stacked, participation=1.0)
+    fed.run(1)
+    assert [space.clients for space in fed.net.notes["captures"].spaces] == [2]
 
 
 def test_a_client_that_fits_by_no_means_is_an_error():
@@ -805,6 +839,170 @@ def test_what_an_objective_reads_may_change_between_rounds(change, monkeypatch):
     one, all_ = pair
     assert steps_of(all_.net).startswith("steps captured (")
     same(everything(all_), everything(one), 1e-10)
+
+
+def changed(change, **options):
+    """A federation that is changed after five rounds, and then plays two in which nobody compares steps: one by one and
+    captured.
+    """
+    pair = [
+        federation(**{"participation": 1.0, "executor": e} | options) for e in ("sequential", batched.train_stacked)
+    ]
+    for fed in pair:
+        fed.run(5)
+        start = fed.state
+        change(fed)
+        fed.run(2)
+        assert distance(fed.state, start) > 1e-4
+    one, all_ = pair
+    assert steps_of(all_.net).startswith("steps captured (")
+    same(everything(all_), everything(one), 1e-10)
+    return all_
+
+
+@pytest.mark.parametrize("settings", [{"momentum": 0.2}, {"weight_decay": 0.3}, {"batch_size": 6}])
+def test_another_rule_of_the_optimiser_is_seen(settings):
+    def change(fed):
+        fed.local = replace(fed.local, **settings)
+
+    changed(change, local=Local(2, 8, 0.1, 0.8, 0.02))
+
+
+def test_another_preparation_is_seen():
+    def change(fed):
+        fed.prepare = Prepare(lambda x: 0.5 - x, FLOAT)
+
+    changed(change, prepare=lambda x: 2 * x)
+
+
+def test_another_augmentation_is_seen():
+    first, second = by_row(lambda x, source: x + 0.5), by_row(lambda x, source: 0.5 - x)
+
+    def change(fed):
+        fed.local = replace(fed.local, augment=second)
+
+    changed(change, local=Local(2, 8, 0.1, augment=first))
+
+
+def test_that_clients_no_longer_receive_the_same_is_seen():
+    def change(fed):
+        fed.personal = ("head.weight", "head.bias")
+
+    fed = changed(change, algorithm=FedProx(0.5))
+    assert distance(fed.own[0], fed.own[1]) > 1e-3
+
+
+def test_samples_that_were_brought_together_do_not_take_the_place_of_a_federations_own():
+    """As many clients with as many samples, and heads of their own: alone, half of them beside half of another
+    federation's, and alone.
+    """
+    parts, algorithm = [], Personal(0.3)
+    for executor in ("sequential", "batched"):
+        fed, other = (
+            federation(algorithm, executor=executor, participation=1.0, data=samples((16,) * 6, seed=s)) for s in (5, 6)
+        )
+        before = fed.x.clone()
+        fed.run(5)
+        other.run(5)
+        fed.participation = other.participation = 0.5
+        together([fed, other], 2)
+        fed.participation = 1.0
+        fed.run(1)
+        assert torch.equal(fed.x, before)
+        parts.append((fed, other))
+    for one, all_ in zip(*parts, strict=True):
+        same(everything(all_), everything(one), 1e-10)
+
+
+def test_more_samples_than_there_is_room_for_get_another_workspace():
+    """Of several data sets, with as many clients and steps as before."""
+    parts, algorithm = [], FedAvg()
+    for executor in ("sequential", "batched"):
+        feds = [
+            federation(algorithm, executor=executor, participation=1.0, data=samples((24,) * 3, seed=s)) for s in (5, 6)
+        ]
+        whole = [fed.split for fed in feds]
+        for fed in feds:
+            fed.split = [fed.split[0], *(rows[:8] for rows in fed.split[1:])]
+        together(feds, 2)
+        for fed, split in zip(feds, whole, strict=True):
+            fed.split = split
+        together(feds, 2)
+        parts.append(feds)
+    for one, all_ in zip(*parts, strict=True):
+        same(everything(all_), everything(one), 1e-10)
+    assert steps_of(parts[1][0].net).startswith("steps captured (")
+
+
+def test_more_targets_than_there_is_room_for_get_another_workspace():
+    def change(fed):
+        fed.y = torch.cat([2 - fed.y] * 2)
+
+    changed(change)
+
+
+@pytest.mark.parametrize("how", ["object", "memory"])
+def test_large_targets_are_not_copied_and_others_are_read_where_they_are(monkeypatch, how):
+    monkeypatch.setattr(fixed, "COPIED", 0)
+    kept = []
+
+    def change(fed):
+        kept.append((fed.y, fed.y.clone()))
+        if how == "object":
+            fed.y = 2 - fed.y
+        else:
+            fed.y.data = 2 - fed.y
+
+    changed(change)
+    for old, before in kept:
+        assert torch.equal(old, before if how == "object" else 2 - before)
+
+
+def test_the_model_that_was_received_stays_what_it_was():
+    fed = federation(FedProx(0.5), executor="batched", participation=1.0)
+    state = fed.state
+    before = {n: t.clone() for n, t in state.items()}
+    fed.run(4)
+    assert steps_of(fed.net).startswith("steps captured (")
+    same(state, before)
+    assert distance(fed.state, before) > 1e-2
+
+
+class Squared(SGD):
+    """A rule that no capture knows: as SGD at the rate 1, which captures are tried with."""
+
+    def step(self, params, grads, memory, lr=None):
+        super().step(params, grads, memory, (self.lr if lr is None else lr) ** 2)
+
+
+class Own(Local):
+    def optimiser(self):
+        return Squared(self.lr, self.momentum, self.weight_decay)
+
+
+def test_an_optimiser_with_a_step_of_its_own_is_not_captured():
+    _, fed = agree(FedAvg, local=Own(2, 8, 0.3, 0.8, 0.02))
+    assert steps_of(fed.net) == "steps not captured: the optimiser is a Squared"
+
+
+def test_captured_steps_in_bf16_are_the_plain_ones(monkeypatch):
+    options = {"dtype": torch.float32, "sizes": (16,) * 4, "executor": "batched", "participation": 1.0}
+    captured, plain, exact = (federation(FedNTD(0.5), precision=p, **options) for p in ("bf16", "bf16", "float32"))
+    captured.run(3)
+    assert steps_of(captured.net).startswith("steps captured (")
+    monkeypatch.setattr(batched, "CAPTURE", False)
+    plain.run(3)
+    exact.run(3)
+    same(everything(captured), everything(plain), 1e-6)
+    assert distance(exact.state, plain.state) > 1e-4
+
+
+def test_steps_are_explained_where_clients_are_computed_together_now():
+    fed = federation(executor="batched", participation=1.0)
+    fed.run(1)
+    assert fed.explain() == "batched: as asked for; steps captured (3 graphs)"
+    fed.executor = "sequential"
+    assert fed.explain() == "sequential: as asked for"
 
 
 def test_samples_in_other_memory_are_read_there():

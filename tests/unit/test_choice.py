@@ -1,5 +1,7 @@
 """The pick of an executor: by a rule that anybody can check, the same every time, and without any effect on results."""
 
+import re
+
 import pytest
 import torch
 from federations import ALGORITHMS, FLOAT, NORMABLE, Normed, everything, federation, same, samples, small
@@ -174,9 +176,10 @@ def test_names_stand_for_executors(threads):
     assert str(pick(fed, Threads(sequential))) == "Threads: as given"
 
 
-@pytest.mark.parametrize("name", ["", "Auto", "vmap", "processes", "seq"])
+@pytest.mark.parametrize("name", ["", "Auto", "vmap", "processes", "seq", None, 0, ["auto"]])
 def test_unknown_names_are_refused_at_once(name):
-    with pytest.raises(ValueError, match=f"executor {name!r} is unknown; use auto, sequential, batched, threads, ray"):
+    words = f"executor {name!r} is unknown; use auto, sequential, batched, threads, ray, or a function"
+    with pytest.raises(ValueError, match=re.escape(words)):
         federation(executor=name)
 
 

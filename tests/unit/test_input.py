@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from federations import FLOAT, everything, federation, same
+from federations import FLOAT, everything, federation, same, samples
 
 from fedlib import observe
 from fedlib.algorithms import FedAvg, FedAvgM, FedDF, FedMD
@@ -66,6 +66,21 @@ def test_ready_samples_are_left_as_they_are_beside_raw_ones():
     assert torch.equal(fed.input(ready), ready.to(FLOAT))
     assert fed.input(pixels()).dtype == FLOAT
     assert torch.equal(fed.input(pixels()), halved(pixels()).to(FLOAT))
+
+
+@pytest.mark.parametrize("executor", ["sequential", "auto"])
+@pytest.mark.parametrize("prepare", [None, lambda x: x.mul_(2.0)])
+def test_looking_at_a_sample_changes_none(prepare, executor):
+    """Though what prepares and augments it does so in place."""
+    x, y, split = samples()
+    local, before = Local(1, 8, 0.1, augment=lambda x, g: x.add_(1.0)), x.clone()
+    fed = federation(data=(x, y, split), prepare=prepare, local=local, executor=executor)
+    assert torch.equal(x, before)
+    work = fed.local_work()
+    assert torch.equal(work.tasks[0].input(), (1 if prepare is None else 2) * before[:1] + 1)
+    fed.explain()
+    assert torch.equal(fed.x, before)
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,13 @@ def test_a_gradient_that_is_not_finite_goes_to_one_place(value):
     assert int(slopes[0].isfinite().sum()) == 15
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 4, 1), (1, 1, 1, 4), (1, 1, 1, 1)])
+def test_a_map_one_pixel_wide_is_refused_as_pytorch_does(shape):
+    for pooling in (nn.MaxPool2d(2), pool()):
+        with pytest.raises(RuntimeError, match="Output size is too small"):
+            pooling(torch.zeros(shape))
+
+
 def test_transformations_of_functions_work():
     x = torch.randn(4, 2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(torch.vmap(pool())(x), torch.vmap(nn.MaxPool2d(2))(x), rtol=0, atol=0)

@@ -195,6 +195,24 @@ def test_whoever_played_beside_one_that_failed_goes_on_as_if_alone(name):
     same(everything(good), everything(alone), 1e-12)
 
 
+def test_a_failed_round_leaves_nothing_in_the_ledger():
+    """Also where the server fails, after everything has been sent."""
+
+    class Failing(FedAvg):
+        def aggregate(self, fed, uploads, weights):
+            if fed.round == 1:
+                raise LookupError("no such term")
+            return super().aggregate(fed, uploads, weights)
+
+    fed = federation(Failing())
+    fed.run(1)
+    down, up = list(fed.ledger.down), list(fed.ledger.up)
+    with pytest.raises(LookupError):
+        fed.run(1)
+    assert (fed.ledger.down, fed.ledger.up) == (down, up)
+    assert len(down) == len(up) == len(fed.history) == 1
+
+
 def test_a_failed_round_leaves_controls_as_they_were():
     fed = federation(Scaffold(), **WHOLE)
     fed.run(1)

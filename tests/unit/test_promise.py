@@ -636,6 +636,27 @@ def test_the_trial_leaves_what_it_looks_at_alone():
             assert torch.equal(t, value)
 
 
+SHORT = {"times": 0}  # how often there is too little memory for two clients at once
+
+
+def test_a_trial_that_finds_too_little_memory_says_nothing_of_rounds():
+    class Wide(FedAvg):
+        @per_sample
+        def objective(self, net, state, x, y, context):
+            if SHORT["times"] and x.ndim > 3 and x.shape[1] > 1:  # [B, K, 1, D]
+                SHORT["times"] -= 1
+                raise torch.OutOfMemoryError("out of memory")
+            return super().objective(net, state, x, y, context)
+
+    one, fed = (federation(Wide(), executor=e, participation=1.0) for e in ("sequential", "batched"))
+    one.run(2)
+    SHORT["times"] = 1
+    fed.run(2)
+    assert SHORT["times"] == 0
+    assert "most clients" not in fed.net.notes
+    same(everything(fed), everything(one), 1e-10)
+
+
 def test_a_wrong_way_to_compute_together_is_found():
     """The trial is not of objectives alone."""
 

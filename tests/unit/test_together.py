@@ -252,10 +252,13 @@ def shared(*settings):
     return one_algorithm(lambda e, algorithm: [federation(algorithm, executor=e, **o) for o in settings])
 
 
+SAMPLES, CLASSES, HOLDERS = data(1)
+
 JOINED = {
     "seeds": shared({"seed": 1}, {"seed": 2}),
     "the same twice": shared({}, {}),
     "other data": shared({"data": data(1)}, {"data": data(2)}),
+    "targets": shared({"data": (SAMPLES, CLASSES, HOLDERS)}, {"data": (SAMPLES, 2 - CLASSES, HOLDERS)}),
     "more clients": shared({"data": data(1)}, {"data": data(2, (9, 30, 2, 5, 5, 5, 8, 1))}),
     "other participation": shared({"participation": 0.2}, {"participation": 1.0}),
     "other batch size": shared({"local": Local(2, 8, 0.1)}, {"local": Local(2, 3, 0.1)}),
@@ -288,6 +291,22 @@ class Towards(FedAvg):
         return super().objective(net, state, x, y, context) + (net(state, x) - self.point).square().mean((-2, -1))
 
 
+class Helped(FedAvg):
+    """An objective that asks its object for a factor."""
+
+    def factor(self):
+        return 1.0
+
+    @per_sample
+    def objective(self, net, state, x, y, context):
+        return self.factor() * super().objective(net, state, x, y, context)
+
+
+class HelpedMore(Helped):
+    def factor(self):
+        return 3.0
+
+
 def patched(mu):
     """One of two methods of a class has another objective of its own."""
     algorithm, other = FedProx(mu), FedProx(mu)
@@ -298,6 +317,7 @@ def patched(mu):
 APART = {
     "tensors of algorithms": lambda e: [federation(Towards(v), executor=e) for v in (0.0, 1.0)],
     "objective put into an object": lambda e: [federation(a, executor=e) for a in patched(0.9)],
+    "helper of a subclass": lambda e: [federation(a, executor=e) for a in (Helped(), HelpedMore())],
     "algorithm": lambda e: [federation(FedProx(mu), executor=e) for mu in (0.1, 0.9)],
     "kind of algorithm": lambda e: [federation(a, executor=e) for a in (FedAvg(), FedNTD())],
     "learning rate": shared({"local": Local(1, 8, 0.1)}, {"local": Local(1, 8, 0.2)}),

@@ -384,8 +384,8 @@ class TestWhatRoundsLeave(Planted):
         Fault(
             "precision-does-not-end",
             "precision.py",
-            "        _tell(before, legacy or",
-            "        _tell(wanted, legacy or",
+            "if [place.fp32_precision for place in _PLACES] != before:",
+            "if not before:",
             "what is computed after a round rounds as the round did",
             tests=("test_precision.py::test_within_tf32_is_as_asked_for_and_afterwards_all_is_as_before",),
         ),

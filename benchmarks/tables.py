@@ -38,7 +38,7 @@ def number(value: float, digits: int = 3) -> str:
 def workload(name: str, entry: dict[str, Any]) -> Table:
     """One workload: a row for every contender."""
     found = rows(entry)
-    head = ["", "s a round", "× plain", "× floor", "MB", "accuracy", "cores", "steps", "quartiles, s", "first round, s"]
+    head = ["", "s a round", "× plain", "× floor", "MB", "accuracy", "cores", "steps", "quartiles, s", "first, s"]
     differing = [row.contender.title for row in found if row.agrees is False]
     notes = [f"{row.contender.title}: {row.problem}." for row in found if row.problem]
     reasons = {name: run.get("explain") for name, run in entry["contenders"].items()}
@@ -112,6 +112,33 @@ def scale(results: Results) -> Table:
             line += [number(row.seconds), f"{row.memory_mb:.0f}"] if row else [GONE, GONE]
         body.append(line)
     return Table("scale: MLP 64-64-10, 14 samples a client, 1 local epoch", head, body, [about(entries[-1])])
+
+
+def answer(results: Results) -> str:
+    """How fast fedlib is, in two sentences: beside the plain loop, and beside the peer that comes closest to it.
+
+    The scale-up series is left out: it has no peers. Empty where fedlib and a plain loop were not measured together.
+    """
+    plain: dict[str, float] = {}
+    peers: list[tuple[float, str, str]] = []
+    for name, entry in ordered(results):
+        found = {row.contender.name: row for row in rows(entry) if not row.problem}
+        if name.startswith("scale-") or not {"fedlib", "plain"} <= found.keys():
+            continue
+        ours = found["fedlib"].seconds
+        plain[name] = found["plain"].seconds / ours
+        others = [row for row in found.values() if row.contender.environment]
+        peers += [(row.seconds / ours, row.contender.title, name) for row in others]
+    if not plain:
+        return ""
+    low, high = min(plain.values()), max(plain.values())
+    share = f"{1 / high:.2f}" if len(plain) == 1 else f"between {1 / high:.2f} and {1 / low:.2f}"
+    where = next(iter(plain)) if len(plain) == 1 else f"{len(plain)} workloads"
+    said = f"A round takes fedlib {share} of a plain loop's time ({where})."
+    if peers:
+        ratio, title, name = min(peers)
+        said += f" Of its peers {title} comes closest, on {name}: it takes {ratio:.2f} times as long as fedlib."
+    return said
 
 
 def bounds(results: Results) -> Table:

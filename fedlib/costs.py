@@ -2,7 +2,7 @@
 
 The choice of an executor rests on it, so it is a rule and not a race: the same setting gives the same estimate on every
 machine. The constants are a least-squares fit, relative and without negative terms, to steps of nine networks (two to
-four linear layers, five convolutional networks on 8 x 8 to 32 x 32, one on sequences) with batches of 8 to 64 and
+five linear layers, five convolutional networks on 8 x 8 to 32 x 32, one on sequences) with batches of 8 to 64 and
 stacks of 1 to 20, on a server's core with 512-bit registers. The fit is right to 6 % alone and 10 % in a stack (root
 mean square); on another machine all constants change by about one factor, which no comparison sees.
 """

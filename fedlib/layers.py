@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LARGE = 32_000  # numbers in a batch of maps from which slices are faster (measured: benchmarks)
+LARGE = 32_000  # numbers in a batch of maps from about which slices are faster, measured on one core of a server
 
 
 def quicken(module: nn.Module) -> nn.Module:

@@ -14,6 +14,11 @@ from benchmarks.errors import BenchmarkError
 from book.site import elements, press
 from book.site.rebuild import BookDirective
 
+BARS = (
+    "Median seconds of a round; black lines span the quartiles over rounds, and brackets say how many times as fast as "
+    "the plain loop. Which workload is which stands in the tables below."
+)
+
 
 class BenchmarksDirective(BookDirective):
     """``{benchmarks}``: targets, seconds per round, scale-up; without results, how to get them."""
@@ -31,7 +36,10 @@ def drawn(found: results.Results) -> list[Node]:
     """What the page shows of these results."""
     if not found["workloads"] and "gpu" not in found:
         return [elements.paragraph(["Nothing has been measured yet. To measure:"]), elements.command(tables.HOW)]
-    shown = [table(tables.bounds(found)), *figure(plots.bars(found))]
+    shown = [elements.paragraph([said])] if (said := tables.answer(found)) else []
+    if bars := figure(plots.bars(found)):
+        shown += [*bars, elements.paragraph(BARS, "source")]
+    shown.append(table(tables.bounds(found)))
     for each in [*tables.workloads(found), *tables.gpu(found)]:
         shown.append(table(each))
         shown += [elements.paragraph(note, "source") for note in each.notes]

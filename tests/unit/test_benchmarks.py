@@ -790,6 +790,33 @@ def test_figures_say_every_number_to_those_who_do_not_see_them(measured):
     assert plots.scale({"workloads": {}}) is None
 
 
+def test_the_answer_is_two_sentences_that_are_computed(measured):
+    def took(seconds, **more):
+        return {
+            "seconds": [[9.0, seconds, seconds]],
+            "accuracy": [0.9],
+            "memory_mb": [1.0],
+            "steps": [1],
+            "cores": 1,
+            **more,
+        }
+
+    def entry(**contenders):
+        return measured["workloads"]["w"] | {"contenders": {name: took(s) for name, s in contenders.items()}}
+
+    found = {
+        "workloads": {"w": entry(fedlib=1.0, plain=4.0, flower=3.0), "w2": entry(fedlib=2.0, plain=3.0, blazefl=1.5)}
+    }
+    assert tables.answer(found) == (
+        "A round takes fedlib between 0.25 and 0.67 of a plain loop's time (2 workloads). "
+        "Of its peers BlazeFL comes closest, on w2: it takes 0.75 times as long as fedlib."
+    )
+    assert tables.answer({"workloads": {"w": entry(fedlib=1.0, plain=2.0)}}) == (
+        "A round takes fedlib 0.50 of a plain loop's time (w)."
+    )
+    assert tables.answer({"workloads": {"scale-1-1": entry(fedlib=1.0, plain=2.0), "w": entry(plain=2.0)}}) == ""
+
+
 @pytest.fixture
 def page():
     """The page's module, where what builds the website is installed."""
@@ -806,6 +833,7 @@ def test_the_page_with_results_shows_tables_and_described_figures(measured, page
     from docutils import nodes
 
     shown = nodes.container("", *page.drawn(measured))
+    assert shown[0].astext() == tables.answer(measured)
     images = list(shown.findall(nodes.image))
     assert len(images) == 2
     assert all(image["uri"].startswith("data:image/svg+xml;base64,") and len(image["alt"]) > 80 for image in images)

@@ -130,6 +130,7 @@ class Run:
             self.seeds = self.seeds[number - 1 :: count]
             if not self.seeds:
                 raise NothingToDo(f"part {part} of the seeds is empty")
+        self._began = time.monotonic()
         self.metrics: dict[str, dict[str, float]] = {}
         self.glued: dict[str, str] = {}
         self._precisions: set[str] = set()  # of results that are kept, by whichever process
@@ -262,12 +263,18 @@ class Run:
         display(data, raw=True, metadata={"scrapbook": {"name": key, "mime_prefix": GLUE_PREFIX}})
 
     def evidence(self) -> dict[str, Any]:
-        """Everything measured and what it depends on, JSON-able."""
+        """Everything measured and what it depends on, JSON-able.
+
+        ``changed`` names the definitions of fedlib that were not the book's while it ran
+        (:mod:`fedlib.study.method`); it is there only if some were, and no such run can become a reference.
+        """
         loaded = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "fedlib" and m is not None}
         loading = loaded.get("fedlib.data.loading")
         torch = sys.modules.get("torch")
         devices, choice = loaded.get("fedlib.devices"), loaded.get("fedlib.choice")
         precisions = sorted(self._precisions.union(_precisions()))
+        method = loaded.get("fedlib.study.method")
+        changed = method.changed(since=self._began) if method else []
         versions = {"python": platform.python_version()}
         versions |= {n: m.__version__ for n in ("torch", "numpy", "sklearn") if (m := sys.modules.get(n))}
         return {
@@ -283,10 +290,12 @@ class Run:
             "versions": versions,
             "peak_memory_mb": round(_peak_memory_mb(), 1),
             "glue": dict(sorted(self.glued.items())),
-        }
+        } | ({"changed": changed} if changed else {})
 
     def publish(self) -> None:
-        """Emit the evidence as an output of the current cell, with a table for the reader."""
+        """Emit the evidence as an output of the current cell, with a table for the reader; a notebook that knows the
+        book's numbers (:mod:`fedlib.study.beside`) shows this run beside them.
+        """
         from IPython.display import display
 
         missing = {m: sorted(set(map(str, self.seeds)) - set(v)) for m, v in self.metrics.items()}
@@ -295,6 +304,8 @@ class Run:
             raise ValueError(f"these metrics lack a value for some seeds: {'; '.join(gaps)}")
         content = self.evidence()
         display({MIME: content, "text/plain": self.table(), "text/html": self._html()}, raw=True)
+        if beside := sys.modules.get("fedlib.study.beside"):
+            beside.show(self)
 
     def _html(self) -> str:
         body = []

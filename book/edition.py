@@ -38,9 +38,9 @@ beside.hand_over(
 USE = """\
 ---
 
-**This is a notebook to change.** The parameters stand below. A cell that begins with `%%method` is the method itself: edit a
-line, run it, and run the cells below again. Outputs are the book's until you do. At the end a table puts your run beside
-the book's."""
+**This is a notebook to change.** The parameters stand below. A cell that begins with `%%method` is the method itself:
+edit a line, run it, and run the cells below again. Outputs are the book's until you do. At the end a table puts your
+run beside the book's."""
 DRAFT = "\n\n**Draft:** {words}; what is missing below reads *[not run]*. `make run P={slug}` mends it."
 
 
@@ -115,7 +115,9 @@ def _untouched(path: Path) -> bool:
 
 
 def _digest(found: nbformat.NotebookNode) -> str:
-    return sha256(json.dumps(found.cells, sort_keys=True).encode()).hexdigest()[:16]
+    """Of what cells say and show; JupyterLab adds to their metadata when it saves what nobody has touched."""
+    content = [(cell.source, cell.get("outputs")) for cell in found.cells]
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _cells(old: nbformat.NotebookNode, tell: plain.Plain) -> Iterator[nbformat.NotebookNode]:

@@ -27,7 +27,7 @@ SPAN = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\{[.#][^}\n]*\}")
 RELATIVE = re.compile(r"\]\((?![a-z]+:|#)([^)\s]+?)\.md(#[^)\s]*)?\)")
 INSIDE = re.compile(r"\]\(#([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
-TOLD = {"admonition", "margin", "note", "tip", "warning"}  # directives whose text is the reader's
+TOLD = {"admonition", "note", "tip", "warning"}  # directives whose text is the reader's
 NOT_RUN = "[not run]"
 
 
@@ -43,7 +43,7 @@ class Plain:
         self.quoted = quoted(notebook)
         self.whole = "\n\n".join(cell.source for cell in markdown(notebook))
         self.numbers = {found[2]: n for n, found in zip(count(1), NUMBERED.finditer(self.whole), strict=False)}
-        self.anchors = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-"): h for h in HEADING.findall(self.whole)}
+        self.anchors = {_slug(heading): heading.replace(" ", "-") for heading in HEADING.findall(self.whole)}
         self.measured = measured(slug, self.whole)
 
     def __call__(self, text: str) -> str:
@@ -54,7 +54,7 @@ class Plain:
         text = NUMBERED.sub(lambda m: f"$${m[1].rstrip()} \\tag{{{self.numbers[m[2]]}}}\n$$", text)
         text = SPAN.sub(r"\1", TARGET.sub("", text))
         text = RELATIVE.sub(lambda m: f"]({self.address(m[1])}{m[2] or ''})", text)
-        text = INSIDE.sub(lambda m: f"](#{self.anchors.get(m[1], m[1]).replace(' ', '-')})", text)
+        text = INSIDE.sub(lambda m: f"](#{self.anchors.get(m[1], m[1])})", text)
         return re.sub(r"\n{3,}", "\n\n", ROLE.sub(self.role, text)).strip("\n")
 
     def undirected(self, text: str) -> str:
@@ -66,6 +66,8 @@ class Plain:
         if name == "dropdown":
             inner = self.undirected(body).strip()
             return f"{indent}<details><summary>{argument}</summary>\n\n{inner}\n\n{indent}</details>"
+        if name == "margin":
+            return "\n".join(f"{indent}> {line}".rstrip() for line in self.undirected(body).strip().split("\n"))
         if name in TOLD:
             title = f"**{argument}**\n\n" if argument else ""
             return indent + title + self.undirected(body).strip()
@@ -85,7 +87,7 @@ class Plain:
         return f"{indent}*On the page: [{words}]({self.site}{self.page}.html)*"
 
     def implemented(self, label: str, options: Mapping[str, str]) -> str:
-        """What an equation is in code, where the notebook does not show it right below; nothing where only tests are."""
+        """What an equation is in code, where the notebook does not show it right below; "" where only tests are."""
         parts = [f"`{name}` in a cell of this notebook" for name in words(options.get("cell", ""))]
         for name in words(options.get("code", "")):
             code = source.source_of(name)
@@ -95,7 +97,9 @@ class Plain:
 
     def references(self) -> str:
         """All works that the chapter cites, as a list."""
-        cited = {key.strip() for name, keys in ROLE.findall(self.whole) if name.startswith("cite") for key in keys.split(",")}
+        cited = {
+            key.strip() for name, keys in ROLE.findall(self.whole) if name.startswith("cite") for key in keys.split(",")
+        }
         return "\n".join(f"- {text}" for text in sorted(map(works.reference, cited)))
 
     def role(self, found: re.Match[str]) -> str:
@@ -125,6 +129,11 @@ class Plain:
         """Of a page that a chapter names: from its own folder, or from the root of the book."""
         path = target[1:] if target.startswith("/") else posixpath.join(posixpath.dirname(self.page), target)
         return f"{self.site}{posixpath.normpath(path)}.html"
+
+
+def _slug(heading: str) -> str:
+    """The address of a heading on the website; JupyterLab takes the heading itself."""
+    return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
 
 
 def words(text: str) -> list[str]:

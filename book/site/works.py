@@ -41,7 +41,10 @@ def reference(key: str) -> str:
     """A work in Markdown: authors, year, title as a link, where it was published."""
     work = entry(key)
     people = _people(work)
-    names = [" ".join(map(str, [*p.rich_first_names, *p.rich_middle_names, *p.rich_prelast_names, *p.rich_last_names])) for p in people]
+    names = [
+        " ".join(map(str, [*p.rich_first_names, *p.rich_middle_names, *p.rich_prelast_names, *p.rich_last_names]))
+        for p in people
+    ]
     who = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
     address, name = _address(work), title(key)
     venue = next((_plain(work.fields[f]) for f in ("booktitle", "journal", "howpublished") if f in work.fields), "")

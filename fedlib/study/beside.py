@@ -1,4 +1,4 @@
-"""This run beside the book's: which of its metrics differ, and by how much."""
+"""A reader's run beside the book's: which of its metrics differ, and by how much."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _books: dict[str, Book] = {}
 
 
 def hand_over(**profiles: Book) -> None:
-    """Tell this process the book's numbers, by profile; from then on a run is shown beside them when it is published."""
+    """Tell this process the book's numbers, by profile: a run is then shown beside them when it is published."""
     _books.clear()
     _books.update(profiles)
 
@@ -35,7 +35,7 @@ class Row:
     apart: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """Metrics that differ, the farthest apart first, and in words what else there is. Shows itself in a notebook."""
 
@@ -49,6 +49,8 @@ class Table:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in cells]
         return "\n".join([self.said, *(line.rstrip() for line in lines)])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         said = f"<p>{html.escape(self.said)}</p>"
@@ -94,7 +96,9 @@ def _said(run: Run, book: Book, differ: int, equal: int, most: int) -> str:
     if not differ:
         words += f"all {equal} metrics are equal to the last digit that the book keeps."
     else:
-        words += f"{differ} of {differ + equal} metrics differ, {equal} are equal to the last digit that the book keeps."
+        words += (
+            f"{differ} of {differ + equal} metrics differ, {equal} are equal to the last digit that the book keeps."
+        )
     if differ > most:
         words += f" The {most} that are farthest apart:"
     if new := run.metrics.keys() - book.keys():

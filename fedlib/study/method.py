@@ -6,7 +6,6 @@ comments apart, the cell changes nothing, or restores the book's definition. Wor
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast
@@ -81,11 +80,12 @@ def run(name: str, text: str, namespace: dict[str, Any] | None = None) -> str:
         _undo[own] = _replace(place, new, spaces)
     _forget()
     if same and not above:
-        return f"{own} is the book's again. Run the cells below again: what they computed was not."
+        return f"{own} is the book's again.\nRun the cells below again: what they computed meanwhile was not."
     return (
-        f"{own} is changed in this kernel. Run the cells below again: what they computed before was not.\n"
-        "From here on numbers are no longer the book's, and can never become its evidence. "
-        "Undo the edit and run this cell to have the book's method back."
+        f"{own} is changed in this kernel.\n"
+        "Run the cells below again: what they have computed so far was with the method as it was before.\n"
+        "From here on numbers are not the book's, and can never become its evidence.\n"
+        "To have the book's method back, undo the edit and run this cell."
     )
 
 

@@ -1,8 +1,8 @@
 """Chapters are code, too: ruff on their cells, with the lines of chapter.md, and no page outside the table of contents.
 
 ``python -m book.lint`` reports, ``python -m book.lint --format`` lays the cells out as ruff does. That never changes
-what a cell does, so evidence stays fresh. ``--fix`` mends what ruff can mend, too, such as the order of imports. That does
-change cells, and their chapters must run again.
+what a cell does, so evidence stays fresh. ``--fix`` mends what ruff can mend, too, such as the order of imports. That
+does change cells, and their chapters must run again.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ AIMS = {"code_lines": 150, "words": 2000, "first_figure": 2.0, "wide_lines": 0, 
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}  # tags of cells whose code a reader must open
 READ = {"text", "margin", "admonition", "note", "tip", "caption"}  # blocks whose words stand open on the page
 PICTURES = {"lead", "explore", "figure", "image", "caption"}  # directives that come with a picture, or right after one
-DRAWS = re.compile(r"\bplots\.figure\(|\bstudy\.\w+\([^()]*(?:\([^()]*\)[^()]*)*\blabel=|\blook\.show\(")
+DRAWS = re.compile(r"\b(?:plots\.figure|study\.(?:bars|curves|differences|sweep))\(")
 NUMBER_ROLES = r"\{(?:glue:\w+|measured|paper|setting)\}"
 # What fills a screen of 1280 x 900 pixels of the website (gaps and tables between included), fitted by least squares to
 # where Chromium showed the first figures of 13 chapters, on screens 6 to 18; it was off by less than one screen.

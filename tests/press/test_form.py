@@ -79,8 +79,8 @@ def test_a_figure_comes_the_later_the_more_stands_open_before_it(measured):
     [
         "\n```{lead} demo-accuracy\n```\n",
         "\n```{explore} demo-alpha\n```\n",
-        cell('study.curves(runs, "accuracy", label="demo-accuracy")', "hide-input"),
-        cell('study.bars(\n    runs.of("fedavg"),\n    "accuracy",\n    label="demo-accuracy",\n)', "hide-input"),
+        cell('study.curves(runs, "accuracy")', "hide-input"),
+        cell('study.differences(\n    experiment, "accuracy/{}", ["ours"], to="fedavg"\n)', "hide-input"),
     ],
 )
 def test_whatever_draws_is_a_figure(measured, picture):

@@ -23,7 +23,7 @@ FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}  # tags of c
 READ = {"text", "margin", "admonition", "note", "tip", "caption"}  # blocks whose words stand open on the page
 PICTURES = {"lead", "explore", "figure", "image", "caption"}  # directives that come with a picture, or right after one
 DRAWS = re.compile(r"\b(?:plots\.figure|study\.(?:bars|curves|differences|sweep))\(")
-NUMBER_ROLES = r"\{(?:glue:\w+|measured|paper|setting)\}"
+NUMBER_ROLES = r"\{(?:glue:\w+|measured|published|setting)\}`(?!(?:data|model|split)`)"
 # What fills a screen of 1280 x 900 pixels of the website (gaps and tables between included), fitted by least squares to
 # where Chromium showed the first figures of 13 chapters, on screens 6 to 18; it was off by less than one screen.
 CARD, WORDS_A_SCREEN, LINES_A_SCREEN, FORMULA, FOLD = 1.25, 235, 38, 0.09, 0.06
@@ -68,7 +68,7 @@ def measure(slug: str) -> Form:
 def numbers(paragraph: str) -> int:
     """How many numbers a reader meets in a paragraph: typed ones, and those that a role puts there; no formulas."""
     text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", " ", paragraph, flags=re.S)
-    quoted = len(re.findall(NUMBER_ROLES + r"`", text))
+    quoted = len(re.findall(NUMBER_ROLES, text))
     text = re.sub(r"\{[\w:-]+\}`[^`]*`|`[^`]*`|\]\([^)]*\)|^\s*\d+\. ", " ", text)
     return quoted + len(re.findall(r"(?<![\w.])\d[\d,.]*", text))
 

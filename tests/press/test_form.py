@@ -46,8 +46,11 @@ def test_words_are_those_that_stand_open_on_the_page(measured):
     ("paragraph", "count"),
     [
         ("Three of 10 clients lose 2.5 points in 1,000 rounds.", 3),
-        ("It gains {measured}`accuracy/moon - accuracy/fedavg`, of {paper}`72.1`, with {setting}`clients` clients.", 3),
-        ("In {glue:text}`moon-gain` of 4 rounds.", 2),
+        (
+            "It gains {measured}`accuracy/moon - accuracy/fedavg`, of {published}`72.1`, on {setting}`clients`.",
+            3,
+        ),
+        ("In {glue:text}`moon-gain` of 4 rounds on {setting}`data`.", 2),
         ("Of $2n + 1$ layers, `rate=0.1`, LeNet5, {cite:t}`li2021model` and [three](page-3.md).", 0),
         ("$$\n1 + 1 = 2\n$$ (demo-sum)", 0),
     ],

@@ -11,8 +11,8 @@ from book import cards, chapters, files
 from book.errors import PressError
 
 NEXT = """next:
-  1. fill in papers/{slug}/paper.yml: citation, authors, venue, and the claims, before the first result is seen
-     (a card without claims is a draft)
+  1. fill in papers/{slug}/paper.yml: citation (now that of FedProx), authors, venue, and the claims, these before the
+     first result is seen (a card without claims is a draft)
   2. add the citation to book/references.bib, and `- file: papers/{slug}/chapter` to _toc.yml under its part
   3. write papers/{slug}/chapter.md, and try it: python -m book run {slug} --profile smoke
   4. look at its length: python -m book list --form; and at its code: python -m book.lint {slug}
@@ -71,7 +71,7 @@ def _card(slug: str) -> dict[str, object]:
         "noted": [entry.noted] if entry else [],
         "part": entry.part if entry else cards.PARTS[0],
         "tags": [],
-        "citation": slug,
+        "citation": "li2020federated",  # what the draft compares; a key that the bibliography has
         "authors": "to be filled in",
         "venue": "to be filled in",
         "links": {"paper": None, "code": None},

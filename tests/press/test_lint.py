@@ -1,13 +1,14 @@
 """Chapters are linted and formatted like any code, and are told by the line of chapter.md."""
 
 import shutil
+from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
 from book import blocks, chapters, lint
 from book.errors import PressError
 
+REPOSITORY = Path(__file__).parents[2]
 UGLY = """
 import os
 import torch, sys

@@ -1,14 +1,16 @@
 """A new chapter runs, passes the schema, and has every section."""
 
 import shutil
+from pathlib import Path
 
 import jupytext
 import pytest
 import yaml
-from conftest import REPOSITORY
 
 from book import cards, chapters, form, lint, reference, scaffold
 from book.errors import PressError
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_the_draft_has_every_section_and_a_card(tree):

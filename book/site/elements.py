@@ -48,7 +48,7 @@ def link(text: Cell, address: str) -> nodes.reference:
 def page_link(text: Cell, document: str, source: str) -> nodes.Node:
     """A link to another page (``document`` is its name from the root, without suffix), or its text where there is none.
 
-    A chapter that the table of contents lacks has no page; ``rebuild.py`` says so, once.
+    A draft that the table of contents lacks has no page.
     """
     return addnodes.pending_xref(
         "",

@@ -74,6 +74,8 @@ def build(card: cards.Card, record: records.Record, published: dict[str, Any]) -
         },
         "dependencies": record["dependencies"],
     }
+    if setting := published.get("setting"):
+        made["setting"] = setting
     return made | {"digest": records.digest(made)}
 
 
@@ -249,4 +251,4 @@ def layout(evidence: Evidence) -> str:
     return block(evidence, 1) + "\n"
 
 
-_BLOCKS = ("claims", "metrics", "provenance", "dependencies")
+_BLOCKS = ("claims", "metrics", "provenance", "dependencies", "setting")

@@ -68,14 +68,18 @@ def estimate(value: float, low: float, high: float, unit: str, difference: bool 
 
 
 def decimals(value: float, low: float, high: float) -> int:
-    """One significant digit of the interval's half-width, but two to four of the largest of the three numbers."""
+    """How many decimals show an interval: what rounding moves is at most a twelfth of its width.
+
+    But two to four significant digits of the largest of the three numbers, and two of a value that is known so well.
+    """
 
     def place(size: float, digits: int) -> int:
         return digits - 1 - math.floor(math.log10(size)) if size > 0 else 0
 
     largest, half = max(abs(value), abs(low), abs(high)), (high - low) / 2
-    wanted = place(half, 1) if half > 1e-9 * largest else place(largest, 3)
-    return max(0, min(max(wanted, place(largest, 2)), place(largest, 4)))
+    wanted = place(half / 3, 1) if half > 1e-9 * largest else place(largest, 3)
+    wanted = max(wanted, place(largest, 2), min(place(abs(value), 2), place(half, 2)))
+    return max(0, min(wanted, place(largest, 4)))
 
 
 def signed(text: str, difference: bool) -> str:

@@ -74,8 +74,6 @@ def build(card: cards.Card, record: records.Record, published: dict[str, Any]) -
         },
         "dependencies": record["dependencies"],
     }
-    if setting := published.get("setting"):
-        made["setting"] = setting
     return made | {"digest": records.digest(made)}
 
 
@@ -251,4 +249,4 @@ def layout(evidence: Evidence) -> str:
     return block(evidence, 1) + "\n"
 
 
-_BLOCKS = ("claims", "metrics", "provenance", "dependencies", "setting")
+_BLOCKS = ("claims", "metrics", "provenance", "dependencies")

@@ -12,7 +12,6 @@ from book.errors import PressError
 
 Seed = Annotated[str, Field(pattern=r"^-?\d+$")]
 Text = Annotated[str, Field(min_length=1)]
-Setting = str | int | float | bool | None | list[Any]  # a value of the setting of a run
 Verdict = Literal["holds", "direction only", "inconclusive", "fails", "not run"]
 
 
@@ -53,7 +52,6 @@ class Published(_Seeded):
     versions: dict[Text, Text]
     peak_memory_mb: Annotated[float, Field(ge=0)]
     glue: dict[Text, str]
-    setting: dict[Text, Setting] | None = None  # None: a run that does not tell it
 
     def values(self) -> dict[str, Any]:
         return self.metrics
@@ -117,7 +115,6 @@ class Committed(_Seeded):
     metrics: dict[Text, Statistics]
     provenance: Provenance
     dependencies: Dependencies
-    setting: dict[Text, Setting] | None = None
     digest: Text
 
     def values(self) -> dict[str, Any]:

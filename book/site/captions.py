@@ -56,7 +56,7 @@ class LeadDirective(BookDirective):
     required_arguments = 1
 
     def run(self) -> list[Node]:
-        place = cell_figure("", label=self.arguments[0], classes=["lead"])
+        place = cell_figure("", label=self.arguments[0], classes=["lead-picture"])
         self.set_source_info(place)
         return [place]
 
@@ -114,7 +114,7 @@ def refer(doctree: nodes.document, placed: list[cell_figure], labels: list[str],
             continue
         words = f"{'图' if id(link) in chinese else 'Figure'} {labels.index(link['label']) + 1}"
         link.replace_self(nodes.reference("", words, refid=anchor(link["label"]), internal=True))
-    for lead in [node for node in doctree.findall(cell_figure) if "lead" in node["classes"]]:
+    for lead in [node for node in doctree.findall(cell_figure) if "lead-picture" in node["classes"]]:
         if lead["label"] not in labels:
             warn(lead, f"no caption {lead['label']!r} on this page; {expressions.like(lead['label'], labels)}")
             lead.parent.remove(lead)

@@ -122,13 +122,19 @@ def translate(app: Sphinx, doctree: nodes.document) -> None:
     """Units and verdicts within folded Chinese text, in Chinese."""
     for folded in languages.folded(doctree):
         for found in list(folded.findall(quote)):
-            words = quoting.in_chinese(found.astext())
-            found.children = [nodes.Text(words)]
-            found.setup_child(found[0])
-        for badge in [node for node in folded.findall(nodes.inline) if "verdict" in node["classes"]]:
-            sign, _, word = badge.astext().partition(" ")
-            badge.children = [nodes.Text(f"{sign} {languages.VERDICTS.get(word, word)}")]
-            badge.setup_child(badge[0])
+            say(found, quoting.in_chinese(found.astext()))
+        for found in list(folded.findall(nodes.inline)):
+            if "verdict" in found["classes"]:
+                sign, _, word = found.astext().partition(" ")
+                say(found, f"{sign} {languages.VERDICTS.get(word, word)}")
+            elif "label-earlier" in found["classes"]:
+                say(found, languages.say("earlier", languages.FOLDED))
+
+
+def say(node: nodes.Element, words: str) -> None:
+    """Let a node say something else."""
+    node.clear()
+    node += nodes.Text(words)
 
 
 def visit_quote(self: Any, node: quote) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 SPACE, THIN = "\u00a0", "\u2009"
-BARE = ("", "ratio", "fraction", "accuracy")  # units that are not written behind a number
+# What a number is rather than what it is counted in: not written behind it.
+BARE = ("", "ratio", "fraction", "accuracy", "cosine", "correlation", "CKA", "share", "slope", "variance", "distance",
+        "difference", "largest difference", "share of cells")  # fmt: skip
 SIZES = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 

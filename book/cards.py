@@ -119,6 +119,7 @@ class Card(_Strict):
     links: Links = Links()
     builds_on: list[Slug] = []
     profiles: dict[ProfileName, Needs]
+    units: dict[Text, str] = {}  # of metrics, by name or by the part before the first "/"
     claims: list[Claim] = []
 
     @property

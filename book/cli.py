@@ -186,10 +186,15 @@ def new(slug: Annotated[str, typer.Argument(help="Slug of the new chapter, such 
 
 
 @app.command("list")
-def list_() -> None:
+def list_(
+    form: Annotated[bool, typer.Option("--form", help="How long they are, beside what they aim at.")] = False,
+) -> None:
     """All chapters and the state of their runs."""
     from book import tables
 
+    if form:
+        tables.forms(console)
+        return
     if faults := tables.chapter_list(console):
         raise PressError("\n".join(faults))
     if not chapters.slugs():

@@ -64,6 +64,8 @@ def build(card: cards.Card, record: records.Record, published: dict[str, Any]) -
         "seeds": published["seeds"],
         "claims": {c.id: judged(c, metrics) for c in card.claims if record["profile"] in c.profiles},
         "metrics": metrics,
+        "setting": published.get("setting", {}),
+        "tuning": published.get("tuning", {}),
         "provenance": {
             "hash": record["hash"],
             "commit": record["commit"],
@@ -254,4 +256,4 @@ def layout(evidence: Evidence) -> str:
     return block(evidence, 1) + "\n"
 
 
-_BLOCKS = ("claims", "metrics", "provenance", "dependencies")
+_BLOCKS = ("claims", "metrics", "setting", "tuning", "provenance", "dependencies")

@@ -133,6 +133,8 @@ class Run:
         self._began = time.monotonic()
         self.metrics: dict[str, dict[str, float]] = {}
         self.glued: dict[str, str] = {}
+        self.setting: dict[str, Any] = {}  # names and plain values (:func:`fedlib.study.described`)
+        self.tuning: dict[str, Any] = {}  # method -> its grid, scores and choice (:func:`fedlib.study.tune`)
         self._precisions: set[str] = set()  # of results that are kept, by whichever process
         self._done = 0
         self._asked: set[str] = set()
@@ -290,6 +292,8 @@ class Run:
             "versions": versions,
             "peak_memory_mb": round(_peak_memory_mb(), 1),
             "glue": dict(sorted(self.glued.items())),
+            "setting": self.setting,
+            "tuning": self.tuning,
         } | ({"changed": changed} if changed else {})
 
     def publish(self) -> None:

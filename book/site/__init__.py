@@ -20,6 +20,8 @@ EXTENSIONS = (
     "in_short",
     "ledger",
     "evidence",
+    "quotes",
+    "captions",
     "source",
     "equations",
     "mentions",

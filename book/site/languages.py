@@ -92,6 +92,12 @@ def say(what: str, page: str) -> str:
     return TEXTS[of(page)][what]
 
 
+def folded(part: nodes.Element) -> list[nodes.container]:
+    """The boxes within a page or a part of it whose text is Chinese."""
+    boxes = [box for box in part.findall(nodes.container) if box.get("design_component") == "dropdown"]
+    return [box for box in boxes if box.astext().startswith("中文")]
+
+
 def join_lines(app: Sphinx, doctree: nodes.document) -> None:
     """A line break between two Chinese characters is no space. (The parser makes each break a text of its own.)"""
     for text in [text for text in doctree.findall(nodes.Text) if text == "\n"]:

@@ -54,7 +54,15 @@ def ledger(slug: str) -> nodes.table:
         for claim in claims
     ]
     widths = [34, 18] + [16] * len(profiles)
-    return elements.table(["Claim", "The paper", *map(str.capitalize, profiles)], rows, widths, "ledger")
+    table = elements.table(["Claim", "The paper", *map(str.capitalize, profiles)], rows, widths, "ledger")
+    for row, claim in zip(list(table.findall(nodes.row))[1:], claims, strict=True):
+        row["ids"].append(anchor(slug, claim.id))
+    return table
+
+
+def anchor(slug: str, claim: str) -> str:
+    """The address of a claim's row within the page that shows the ledger."""
+    return f"claim-{slug}-{claim}"
 
 
 def measured_cell(slug: str, claim: Any, profile: str) -> Cell:

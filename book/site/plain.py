@@ -7,7 +7,6 @@ figure to turn, becomes one line with a link to it.
 from __future__ import annotations
 
 import ast
-import importlib
 import posixpath
 import re
 from collections.abc import Callable, Mapping
@@ -15,7 +14,8 @@ from itertools import count
 
 import nbformat
 
-from book.site import as_markdown, executed, links, press, source, works
+from book import quoting
+from book.site import as_markdown, evidence, executed, links, press, quotes, source, works
 
 ROLE = re.compile(r"\{([a-z][a-z:-]*)\}`([^`]+)`")
 DIRECTIVE = re.compile(r"^( *)(`{3,}|:{3,})\{([a-z-]+)\} *(.*)\n((?:.*\n)*?) *\2 *$", re.MULTILINE)
@@ -156,12 +156,8 @@ def quoted(notebook: nbformat.NotebookNode) -> Mapping[str, str]:
 
 def measured(slug: str, whole: str) -> Callable[[str], str]:
     """What replaces the roles that quote the evidence in a part of the chapter whose text is ``whole``."""
-    try:
-        quotes, quoting = importlib.import_module("book.site.quotes"), importlib.import_module("book.quoting")
-    except ModuleNotFoundError:  # a book without such roles
-        return lambda text: text
-    evidence, units = quotes.evidence_of(slug), quotes.evidence.units(slug)
+    known, units = quotes.evidence_of(slug), evidence.units(slug)
     found = zip(press.card(slug).claims, press.best_of(slug), strict=True)
     verdicts = {claim.id: f"{one.profile}: {one.verdict.verdict}" for claim, one in found}
     figures = quoting.figure_numbers(whole)
-    return lambda text: quoting.resolve(text, evidence, units, verdicts=verdicts, figures=figures)
+    return lambda text: quoting.resolve(text, known, units, verdicts=verdicts, figures=figures)

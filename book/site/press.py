@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class Measured:
     seeds: list[int]
     earlier: bool = False
     unknown: str = ""  # data sets that no card knows
+    setting: dict[str, Any] = field(default_factory=dict)
 
     @property
     def commit(self) -> str:
@@ -162,7 +163,8 @@ def measured(slug: str, profile: str) -> Measured | None:
     if not found:
         return None
     unknown = reference.unknown_data(found)
-    return Measured(found["metrics"], found["provenance"], found["seeds"], bool(found["stale"]), unknown)
+    setting = found.get("setting") or {}
+    return Measured(found["metrics"], found["provenance"], found["seeds"], bool(found["stale"]), unknown, setting)
 
 
 @cache

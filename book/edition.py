@@ -86,16 +86,18 @@ def text(slug: str, source: str | None = None) -> str:
 def write(slugs: list[str], folder: Path, source: str | None = None) -> tuple[list[Path], list[Path]]:
     """Put editions into a folder; returns what was written, and what is kept because a reader has changed it.
 
-    While nothing changes that the website is made of, what lies there is not made again.
+    While nothing changes that the website is made of, what lies there is not made again. In the press's own folder
+    nothing is a reader's.
     """
     files.make_folder(folder)
+    ours = chapters.build_folder() in folder.resolve().parents
     stamp, now = chapters.build_folder() / "editions.json", f"{source} {website.inputs_digest(draft=False)}"
     known = files.read_json(stamp) or {}
     current = known.get(str(folder.resolve())) == now
     written, kept = [], []
     for slug in slugs:
         path = folder / f"{slug}.ipynb"
-        if path.exists() and not _untouched(path):
+        if path.exists() and not ours and not _untouched(path):
             kept.append(path)
         elif not (current and path.exists()):
             files.write(path, text(slug, source))

@@ -131,6 +131,16 @@ def test_a_notebook_that_a_reader_has_changed_is_kept(tmp_path, monkeypatch):
     assert '"third"' in path.read_text(encoding="utf-8")
 
 
+def test_in_the_presss_own_folder_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    monkeypatch.setattr(edition, "text", lambda slug, source: "anew")
+    path = chapters.build_folder() / "editions" / "demo.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_text("of another day")
+    assert edition.write(["demo"], path.parent) == ([path], [])
+    assert path.read_text() == "anew"
+
+
 def test_a_changed_method_changes_what_is_measured_and_is_named_in_the_evidence(tmp_path):
     load = "from fedlib.study import beside, method\nmethod.load()\nbeside.hand_over(smoke={'kl': (0.5, None, 1)})"
     cells = [nbformat.v4.new_code_cell(text) for text in (load, EDITED, MEASURED)]

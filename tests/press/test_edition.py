@@ -67,7 +67,7 @@ class Edition:
         done = executed(notebook, tmp_path)
         methods = [cell for cell in done.cells if cell.source.startswith("%%method")]
         text = chapters.chapter_path(self.slug).read_text(encoding="utf-8")
-        assert len(methods) >= len(re.findall(r"^```\{code-of\}", text, re.MULTILINE)) > 0
+        assert len(methods) == len(re.findall(r"^```\{code-of\}", text, re.MULTILINE))
         assert all("the book's own text. Nothing is changed." in shown(cell) for cell in methods)
         (beside,) = [shown(cell) for cell in done.cells if "This run beside the book's" in shown(cell)]
         assert "at the profile smoke" in beside

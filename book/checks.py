@@ -66,9 +66,10 @@ def _profile(card: cards.Card, profile: str, rerun: bool, findings: Findings) ->
         text = f"{slug}, {profile}: measured with earlier code ({commit}); changed since: {', '.join(changed)}"
         findings.warnings.append(text)
     if measured := fresh or was:
-        for claim in (c for c in card.claims if profile in c.profiles):
-            if problem := reference.judge(claim, measured["metrics"]).problem:
-                findings.problems.append(f"{slug}, {profile}, claim {claim.id!r}: {problem}")
+        claims = [claim for claim in card.claims if profile in claim.profiles]
+        for name, result in reference.judge(claims, measured["metrics"]).items():
+            if result.problem:
+                findings.problems.append(f"{slug}, {profile}, claim {name!r}: {result.problem}")
 
 
 def _compare(slug: str, profile: str, was: Evidence, fresh: Evidence, findings: Findings) -> None:
@@ -205,7 +206,16 @@ def faults(card: cards.Card, evidence: Evidence) -> list[str]:
             values = evidence["metrics"].get(name, {"values": {}})["values"].values()
             if any(not -1 <= value <= 1 for value in values):
                 found.append(f"{name}: an accuracy, or a difference of two, lies within -1 and 1; not all do")
-    for name in sorted(set(claims) | set(evidence["claims"])):
+    results = reference.judged(card, evidence["profile"], evidence["metrics"])
+    names = set(claims) | set(evidence["claims"])
+    changed = {
+        n
+        for n in names
+        if n not in claims or not reference.terms(claims[n]).items() <= evidence["claims"].get(n, {}).items()
+    }
+    primary = {n for n in names if (claims[n].kind if n in claims else evidence["claims"][n]["kind"]) == "primary"}
+    unsure = changed | (primary if changed & primary else set())  # primary claims are judged together
+    for name in sorted(names):
         if name not in claims or name not in evidence["claims"]:
             gone = "no longer on" if name not in claims else "new on"
             found.append(f"claim {name!r} is {gone} the card since it was accepted; accept again, and say so")
@@ -215,8 +225,7 @@ def faults(card: cards.Card, evidence: Evidence) -> list[str]:
             if kept[term] != now:
                 text = f"{term} was {kept[term]!r} when it was accepted, is {now!r} now"
                 found.append(f"claim {name!r}: {text}; accept again, and state it in the chapter's deviations")
-        result = reference.judged(claims[name], evidence["metrics"])
-        if reference.terms(claims[name]).items() <= kept.items() and not _same(kept, result):
+        if name not in unsure and not _same(kept, results[name]):
             found.append(f"claim {name!r}: its verdict does not follow from the metrics; only accept may write it")
     return found
 

@@ -12,7 +12,7 @@ from book.errors import PressError
 
 Seed = Annotated[str, Field(pattern=r"^-?\d+$")]
 Text = Annotated[str, Field(min_length=1)]
-Verdict = Literal["holds", "direction only", "inconclusive", "fails", "not run"]
+Verdict = Literal["holds", "smaller", "direction only", "no effect", "opposite", "open", "no room", "not run"]
 
 
 class _Strict(BaseModel):
@@ -71,13 +71,16 @@ class Judged(_Strict):
 
     metric: Text
     against: Text | None
-    direction: Literal["above", "below"]
+    direction: Literal["above", "below", "within"]
     least: float
     neutral: float | None
+    scale: Literal["plain", "log", "logit", "fisher"]
+    ceiling: Text | None
     unit: Text
     kind: Kind
     value: float | None
     interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
+    room: float | None
     verdict: Verdict
 
 

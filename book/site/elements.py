@@ -15,7 +15,16 @@ from sphinx import addnodes
 Cell: TypeAlias = "nodes.Node | str | Sequence[Cell]"
 
 # A sign beside the word: a verdict must be readable without colour.
-SIGNS = {"holds": "✓", "direction only": "↗", "inconclusive": "?", "fails": "✗", "not run": "–"}
+SIGNS = {
+    "holds": "✓",
+    "smaller": "<",
+    "direction only": "↗",
+    "no effect": "≈",
+    "opposite": "✗",
+    "open": "?",
+    "no room": "□",
+    "not run": "–",
+}
 
 
 def inline(content: Cell, *classes: str) -> nodes.inline:

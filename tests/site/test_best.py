@@ -37,14 +37,14 @@ def test_the_largest_profile_leads_and_those_that_differ_stand_beside_it(judged)
     assert found() == press.Best("quick", table["quick"])
     table["real"] = press.Verdict("holds", 0.9)
     assert found() == press.Best("real", table["real"])
-    table["full"] = press.Verdict("fails", 0.1)
+    table["full"] = press.Verdict("opposite", 0.1)
     assert found() == press.Best("full", table["full"], (("real", table["real"]), ("quick", table["quick"])))
-    assert words(found()) == "full✗ fails · real✓ holds · quick✓ holds"
+    assert words(found()) == "full✗ opposite · real✓ holds · quick✓ holds"
 
 
 def test_what_was_not_measured_is_no_evidence(judged):
     table, found = judged
-    table["quick"] = press.Verdict("fails", 0.0)
+    table["quick"] = press.Verdict("opposite", 0.0)
     table["real"] = press.Verdict("not run", problem="metric 'size' was never recorded")
     assert found().profile == "quick"
     table.clear()
@@ -55,9 +55,9 @@ def test_what_was_not_measured_is_no_evidence(judged):
 def test_evidence_of_earlier_code_leads_and_says_so(judged):
     table, found = judged
     table["quick"] = press.Verdict("holds", 1.0)
-    table["real"] = press.Verdict("fails", 0.0, earlier=True)
-    assert words(found()) == "real✗ fails earlier code · quick✓ holds"
-    assert words(found(), "book/pages/zh") == "real✗ 不成立 较早的代码 · quick✓ 成立"
+    table["real"] = press.Verdict("opposite", 0.0, earlier=True)
+    assert words(found()) == "real✗ opposite earlier code · quick✓ holds"
+    assert words(found(), "book/pages/zh") == "real✗ 方向相反 较早的代码 · quick✓ 成立"
     said = (
         "Each verdict is that of the best evidence there is on its claim: real 1. On 1 claims a smaller profile came to"
     )
@@ -84,13 +84,13 @@ def test_pages_lead_with_full_evidence_where_quick_says_otherwise(book):
     pages, warnings = book.build()
     assert warnings == ""
     home, chapter = text_of(pages["index.html"]), text_of(pages[PAGE])
-    assert "✗ fails 1" in home
+    assert "✗ opposite 1" in home
     assert not re.search(r"✓ holds 1(?!\.)", home)
     assert "full 1. On 1 claims a smaller profile came to something else." in home
-    finding = "full✗ fails 0.133 metres [−0.0101, 0.277] · quick✓ holds 1.60 metres [1.35, 1.85] It is large."
+    finding = "full✗ opposite 0.133 metres [−0.0101, 0.277] · quick✓ holds 1.60 metres [1.35, 1.85] It is large."
     assert finding in home, "a finding has the numbers of the best profile, and of those that differ"
     claims = re.search(r"It claims.*?What held(.*?)Last run", chapter)
-    assert re.search(r"It claims\W+full\s?✗ fails · quick\s?✓ holds It is large\.", chapter)
+    assert re.search(r"It claims\W+full\s?✗ opposite · quick\s?✓ holds It is large\.", chapter)
     assert claims[1].index("full") < claims[1].index("quick")
     assert "The profiles do not agree on 1 of the claims." in claims[1]
 

@@ -207,23 +207,20 @@ def faults(card: cards.Card, evidence: Evidence) -> list[str]:
             if any(not -1 <= value <= 1 for value in values):
                 found.append(f"{name}: an accuracy, or a difference of two, lies within -1 and 1; not all do")
     results = reference.judged(card, evidence["profile"], evidence["metrics"])
-    names = set(claims) | set(evidence["claims"])
-    changed = {
-        n
-        for n in names
-        if n not in claims or not reference.terms(claims[n]).items() <= evidence["claims"].get(n, {}).items()
-    }
-    primary = {n for n in names if (claims[n].kind if n in claims else evidence["claims"][n]["kind"]) == "primary"}
+    then, names = evidence["claims"], set(claims) | set(evidence["claims"])
+    now = {name: reference.terms(claims[name]) if name in claims else {} for name in names}
+    changed = {name for name in names if not now[name] or not now[name].items() <= then.get(name, {}).items()}
+    primary = {n for n in names if "primary" in (now[n].get("kind"), then.get(n, {}).get("kind"))}
     unsure = changed | (primary if changed & primary else set())  # primary claims are judged together
     for name in sorted(names):
-        if name not in claims or name not in evidence["claims"]:
+        if name not in claims or name not in then:
             gone = "no longer on" if name not in claims else "new on"
             found.append(f"claim {name!r} is {gone} the card since it was accepted; accept again, and say so")
             continue
-        kept = evidence["claims"][name]
-        for term, now in reference.terms(claims[name]).items():
-            if kept[term] != now:
-                text = f"{term} was {kept[term]!r} when it was accepted, is {now!r} now"
+        kept = then[name]
+        for term, value in now[name].items():
+            if kept[term] != value:
+                text = f"{term} was {kept[term]!r} when it was accepted, is {value!r} now"
                 found.append(f"claim {name!r}: {text}; accept again, and state it in the chapter's deviations")
         if name not in unsure and not _same(kept, results[name]):
             found.append(f"claim {name!r}: its verdict does not follow from the metrics; only accept may write it")

@@ -125,7 +125,10 @@ class Committed(_Seeded):
 
 
 class Drift(_Strict):
-    """How far the metrics of a chapter moved on other processors: see :mod:`book.drift`."""
+    """How far the metrics of a chapter moved on other processors: see :mod:`book.drift`.
+
+    ``claims``: those whose verdict moved, with what it became, in the words of the rule of that day.
+    """
 
     slug: Text
     profile: ProfileName
@@ -133,7 +136,7 @@ class Drift(_Strict):
     processors: Annotated[list[Text], Field(min_length=1)]
     hash: Text
     metrics: dict[Text, Annotated[float, Field(ge=0)]]
-    claims: dict[Text, Annotated[list[Verdict], Field(min_length=1)]]
+    claims: dict[Text, Annotated[list[Text], Field(min_length=1)]]
     digest: Text
 
 

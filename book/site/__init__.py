@@ -30,6 +30,7 @@ EXTENSIONS = (
     "machines",
     "social",
     "finding",
+    "words",
     "explore",
     "symbols",
     "mathematics",

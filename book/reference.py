@@ -71,6 +71,8 @@ def build(card: cards.Card, record: records.Record, published: dict[str, Any]) -
         "seeds": published["seeds"],
         "claims": judged(card, record["profile"], metrics),
         "metrics": metrics,
+        "setting": published.get("setting", {}),
+        "tuning": published.get("tuning", {}),
         "provenance": {
             "hash": record["hash"],
             "commit": record["commit"],
@@ -349,4 +351,4 @@ def layout(evidence: Evidence) -> str:
     return block(evidence, 1) + "\n"
 
 
-_BLOCKS = ("claims", "metrics", "provenance", "dependencies")
+_BLOCKS = ("claims", "metrics", "setting", "tuning", "provenance", "dependencies")

@@ -52,6 +52,8 @@ class Published(_Seeded):
     versions: dict[Text, Text]
     peak_memory_mb: Annotated[float, Field(ge=0)]
     glue: dict[Text, str]
+    setting: dict[Text, Any] = {}
+    tuning: dict[Text, Any] = {}
 
     def values(self) -> dict[str, Any]:
         return self.metrics
@@ -116,6 +118,8 @@ class Committed(_Seeded):
     slug: Text
     claims: dict[Text, Judged]
     metrics: dict[Text, Statistics]
+    setting: dict[Text, Any] = {}  # what prose quotes by name
+    tuning: dict[Text, Any] = {}  # grids, scores and choices
     provenance: Provenance
     dependencies: Dependencies
     digest: Text

@@ -33,6 +33,7 @@ _MODULES = (
     "privacy",
     "rng",
     "sources",
+    "study",
     "swa",
     "targets",
 )

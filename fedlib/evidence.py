@@ -102,6 +102,8 @@ class Run:
                 raise NothingToDo(f"part {part} of the seeds is empty")
         self.metrics: dict[str, dict[str, float]] = {}
         self.glued: dict[str, str] = {}
+        self.setting: dict[str, Any] = {}  # names and plain values (:func:`fedlib.study.described`)
+        self.tuning: dict[str, Any] = {}  # method -> its grid, scores and choice (:func:`fedlib.study.tune`)
         self._precisions: set[str] = set()  # of results that are kept, by whichever process
         self._done = 0
         self._asked: set[str] = set()
@@ -253,6 +255,8 @@ class Run:
             "versions": versions,
             "peak_memory_mb": round(_peak_memory_mb(), 1),
             "glue": dict(sorted(self.glued.items())),
+            "setting": self.setting,
+            "tuning": self.tuning,
         }
 
     def publish(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -103,14 +104,18 @@ def together(federations: Sequence[Federation], rounds: int) -> None:
     at the end of its last completed one, and can go on from there.
     """
     _once_each(federations)
-    for _ in range(require.whole("rounds", rounds)):
-        before = [Kept(f) for f in federations]
-        try:
-            _side_by_side([(f.net, f._round()) for f in federations])
-        except BaseException:
-            for kept in before:
-                kept.bring_back()
-            raise
+    number = require.whole("rounds", rounds)
+    equally = len({f.net.precision for f in federations}) == 1
+    # Entered once around all rounds, so that those inside find nothing to set.
+    with federations[0].net.arithmetic() if equally else nullcontext():
+        for _ in range(number):
+            before = [Kept(f) for f in federations]
+            try:
+                _side_by_side([(f.net, f._round()) for f in federations])
+            except BaseException:
+                for kept in before:
+                    kept.bring_back()
+                raise
 
 
 def _side_by_side(plays: Sequence[tuple[Net, Iterator[Job]]]) -> None:

@@ -98,7 +98,8 @@ def tf32(allowed: bool) -> Iterator[None]:
             _active.remove(me)
             _active.reverse()
             if _active:
-                _set(_active[-1][1])
+                if _active[-1][1] != allowed:
+                    _set(_active[-1][1])
             else:
                 before, legacy = _before
                 if [place.fp32_precision for place in _PLACES] != before:

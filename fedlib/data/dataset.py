@@ -120,6 +120,24 @@ class Dataset:
                 extra[key] = take(extra[key], index)
         return replace(self, extra=extra, **parts)
 
+    def redraw(self, rng: torch.Generator) -> Dataset:
+        """The same samples, of both parts together, drawn into a training and a test part of the same sizes anew: with
+        a generator for each seed, test sets differ as training sets do, and an interval over seeds counts both. The
+        statistics of the normal form stay those of the set's own training part.
+        """
+        cut, total = len(self.y_train), len(self.y_train) + len(self.y_test)
+        order = torch.randperm(total, generator=rng, device=rng.device).to(self.y_train.device)
+
+        def both(train: Any, test: Any) -> dict[str, Any]:
+            every = torch.cat([train, test]) if isinstance(train, Tensor) else (*train, *test)
+            return {"train": take(every, order[:cut]), "test": take(every, order[cut:])}
+
+        x, y, extra = both(self.x_train, self.x_test), both(self.y_train, self.y_test), dict(self.extra)
+        for key in [k.removesuffix("_train") for k in extra if k.endswith("_train")]:
+            extra |= {f"{key}_{part}": v for part, v in both(extra[f"{key}_train"], extra[f"{key}_test"]).items()}
+        parts = {"x_train": x["train"], "x_test": x["test"], "y_train": y["train"], "y_test": y["test"]}
+        return replace(self, extra=extra, **parts)
+
 
 def draw(
     labels: Tensor,

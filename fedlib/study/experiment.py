@@ -1,0 +1,186 @@
+"""An experiment: one profile of a chapter, its seeds, what is compared in it, and the numbers that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from fedlib import evidence, require
+from fedlib.algorithms import FedAvg
+from fedlib.federation import Federation, Observer, together
+from fedlib.study import tuning
+from fedlib.study.runs import Measure, Runs, summary
+from fedlib.study.setting import Federated, Pooled, Samples, Setting, described, vary
+
+S = TypeVar("S", bound=Setting)
+Watch = Sequence[Callable[[Samples], Observer]]
+Finish = Callable[[Federation, Samples], Mapping[str, Any]]
+
+
+class Method:
+    """An algorithm in a comparison, with what is changed in the setting for it alone: ``Method(FedAvg(), lr=0.01)``.
+
+    ``algorithm`` may be a function of the seed: one that needs samples of its own, say.
+    """
+
+    def __init__(self, algorithm: FedAvg | Callable[[int], FedAvg], **changes: Any) -> None:
+        self.algorithm, self.changes = algorithm, changes
+
+    def of(self, seed: int) -> FedAvg:
+        """The algorithm for a seed: one object for all, unless it is a function of the seed."""
+        return self.algorithm if isinstance(self.algorithm, FedAvg) else self.algorithm(seed)
+
+
+def begin(
+    profiles: Mapping[str, S],
+    profile: str,
+    *,
+    seed: int = 0,
+    seeds: int | None = None,
+    device: str = "auto",
+    **changes: Any,
+) -> Experiment[S]:
+    """The experiment of a profile, with whatever a reader has changed: a value of None leaves the profile's own.
+
+    Names of changes are those of the setting's fields, or of its parts' (:func:`~fedlib.study.setting.vary`). ``seed``
+    is the first of the seeds, ``seeds`` their number. Raises ValueError for an unknown profile and for values that
+    cannot work.
+    """
+    require.one_of("profile", profile, profiles)
+    setting = vary(profiles[profile], seeds=seeds, **changes)
+    require.whole("seed", seed, least=None)
+    return Experiment(setting, profile, range(seed, seed + setting.seeds), device)
+
+
+@dataclass
+class Experiment(Generic[S]):
+    """What :func:`begin` opens. ``run`` holds the metrics, ``setting`` what the profile says."""
+
+    setting: S
+    profile: str
+    seeds: Iterable[int]
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        self.run = evidence.Run(self.profile, self.seeds)
+        self.run.setting = described(self.setting)
+        self.seeds = self.run.seeds  # fewer, where several processes share them out
+
+    # Training
+
+    def federation(self, algorithm: FedAvg, seed: int, **changes: Any) -> Federation:
+        """One federation of the experiment, not yet played: the object to look into. ``changes`` of the setting."""
+        return self._varied(changes).federation(algorithm, seed, device=self.device)
+
+    def compare(
+        self,
+        methods: Mapping[str, FedAvg | Method | Callable[[int], FedAvg]],
+        where: str = "",
+        *,
+        measures: Mapping[str, Measure] | None = None,
+        watch: Watch = (),
+        finish: Finish | None = None,
+        ceiling: bool = False,
+        **changes: Any,
+    ) -> Runs:
+        """Train every method on every seed, seeds side by side, and record what the ``measures`` read.
+
+        All have the same samples, split, batches and first weights. ``changes`` are those of the setting, for this
+        comparison, which then has a name, ``where``. ``measures`` says what is recorded of each run: metric -> column
+        of the history (its mean over the last rounds), or function of the :class:`~fedlib.study.runs.Result`; by
+        default ``accuracy``. The metric is called ``accuracy/<method>``, and ``accuracy-<where>/<method>`` in a setting
+        with a name. ``watch`` adds observers, made of the samples; ``finish(federation, samples)`` may look at the
+        trained federation, and what it returns is ``found`` in the result. With ``ceiling``, one model is trained on
+        all clients' samples in one place, for as many epochs: the method ``pooled``.
+
+        What is done is kept (:meth:`fedlib.evidence.Run.each`): a run that was killed goes on.
+        """
+        setting, runs = self._varied(changes), Runs(where)
+        ways = {name: m if isinstance(m, Method) else Method(m) for name, m in methods.items()}
+        if ceiling:
+            ways["pooled"] = Method(FedAvg(), split=Pooled(), clients=1, participation=1.0)
+        for name, way in ways.items():
+            played = partial(_played, vary(setting, **way.changes), way, self.device, watch, finish)
+            key = f"{name}, {where}" if where else name
+            runs.add(name, self.run.each(key, played, at_once=setting.at_once))
+        self.measure(runs, {"accuracy": "accuracy"} if measures is None else measures)
+        return runs
+
+    def tune(self, methods: Mapping[str, tuning.Grid], **options: Any) -> dict[str, Method]:
+        """Choose the best of each method's grid on held-out samples and seeds of their own (:func:`tuning.tune`)."""
+        return tuning.tune(self, methods, **options)
+
+    def _varied(self, changes: Mapping[str, Any]) -> Federated:
+        setting = vary(self.setting, **changes)
+        if not isinstance(setting, Federated):
+            raise TypeError(f"{type(setting).__name__} is no study.Federated setting: there is nothing to federate")
+        return setting
+
+    # Numbers
+
+    def measure(self, runs: Runs, measures: Mapping[str, Measure], methods: Iterable[str] | None = None) -> None:
+        """Record further numbers of a comparison, as :meth:`compare` does, of all its methods or of some."""
+        for metric, read in measures.items():
+            name = f"{metric}-{runs.where}" if runs.where else metric
+            for method in runs if methods is None else methods:
+                self.record(f"{name}/{method}", runs.values(method, read))
+
+    def record(self, metric: str, values: Mapping[int, float] | Callable[[int], float]) -> None:
+        """Record one number for each seed: a mapping from the seeds, or a function of the seed."""
+        for s in self.seeds:
+            self.run.record(metric, s, values(s) if callable(values) else values[s])
+
+    def each(self, name: str, compute: Callable[[int], Any]) -> dict[int, Any]:
+        """``compute(seed)`` for every seed, JSON-able, kept as it is done; for whatever is no federation."""
+        return self.run.each(name, lambda some: [compute(s) for s in some], at_once=1)
+
+    def values(self, metric: str) -> dict[int, float]:
+        """A metric's number for each seed."""
+        self.run.values(metric)  # raises for one that was not recorded
+        return {int(s): v for s, v in self.run.metrics[metric].items()}
+
+    def mean(self, metric: str) -> float:
+        """A metric's mean over the seeds."""
+        return self.run.interval(metric).mean
+
+    def has(self, metric: str) -> bool:
+        """Whether this profile measures it."""
+        return metric in self.run.metrics
+
+    def table(self, *patterns: str, digits: int = 3) -> str:
+        """Plain text table of the metrics that begin with one of the patterns (all without one), rounded."""
+        chosen = [m for m in sorted(self.run.metrics) if not patterns or m.startswith(patterns)]
+        return self.run.table(chosen, digits)
+
+    def publish(self) -> None:
+        """Hand the numbers over to whoever executes the chapter, and show them."""
+        self.run.publish()
+
+
+def _played(
+    setting: Federated, method: Method, device: str, watch: Watch, finish: Finish | None, seeds: list[int]
+) -> list[dict[str, Any]]:
+    return train(setting, method, seeds, device, watch, finish)
+
+
+def train(
+    setting: Federated,
+    method: Method,
+    seeds: Sequence[int],
+    device: str = "auto",
+    watch: Watch = (),
+    finish: Finish | None = None,
+    samples: Callable[[int], Samples] | None = None,
+) -> list[dict[str, Any]]:
+    """Results of one method for some seeds, trained side by side. ``samples(seed)`` stand for the setting's own."""
+    shared = method.algorithm if isinstance(method.algorithm, FedAvg) else None
+    data = [setting.draw(s) if samples is None else samples(s) for s in seeds]
+    federations = [
+        setting.federation(shared or method.of(s), s, samples=own, watch=watch, device=device)
+        for s, own in zip(seeds, data, strict=True)
+    ]
+    together(federations, setting.rounds)
+    pairs = zip(federations, data, strict=True)
+    return [summary(fed, setting.last, finish(fed, own) if finish else {}) for fed, own in pairs]

@@ -1,0 +1,204 @@
+"""Standard figures of experiments: each writes its own alternative text from the numbers that it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedlib import evidence, plots
+from fedlib.plots import look
+from fedlib.study.experiment import Experiment
+from fedlib.study.runs import Runs
+
+Values = Mapping[int, float]
+
+
+def names(**labels: str) -> None:
+    """Print names of methods that only this chapter has, in the order in which they get colours: ``names(pull="pull
+    alone")``. A method that the book knows keeps its colour and gets the name.
+    """
+    keys = {key: _key(key) for key in labels}
+    free = look.styles(["", *(label for key, label in labels.items() if keys[key] not in look.METHODS)])
+    for key, label in labels.items():
+        known = look.METHODS.get(keys[key])
+        look.METHODS[keys[key]] = known._replace(label=label) if known else free[label]
+
+
+def curves(
+    runs: Runs,
+    *columns: str,
+    methods: Sequence[str] | None = None,
+    titles: Sequence[str] = (),
+    percent: bool | None = None,
+    spread: str = "band",
+    height: float = 3.2,
+    first: int = 1,
+) -> None:
+    """Columns of the history over rounds, a panel for each: the mean over seeds, with its 95 % interval
+    (``spread="seeds"``: a thin line for each seed). ``first``: the round with which the lines begin.
+    """
+    chosen = list(runs) if methods is None else list(methods)
+    fig, axes = plots.figure(1, len(columns), height=height, squeeze=False)
+    said = []
+    for i, (ax, column) in enumerate(zip(axes[0], columns, strict=True)):
+        shares = _is_share(column) if percent is None else percent
+        rows = {m: {s: h[first - 1 :] for s, h in runs.histories(m, column).items()} for m in chosen}
+        title = titles[i] if titles else column.replace("_", " ")
+        plots.curves(rows, column, ax=ax, percent=shares, spread=spread, ylabel=title if len(columns) == 1 else "",
+                     labels=i == len(columns) - 1)  # fmt: skip
+        if len(columns) > 1:
+            ax.set_title(title)
+        ends = {m: evidence.interval([h[-1][column] for h in one.values()]).mean for m, one in rows.items()}
+        said.append(f"{title} at the end: {_listed(ends, shares)}")
+    plots.show(fig, f"Lines over rounds, mean and spread over {len(runs[chosen[0]])} seeds. " + ". ".join(said) + ".")
+
+
+def bars(
+    experiment: Experiment[Any],
+    panels: str | Mapping[str, str],
+    methods: Sequence[str],
+    *,
+    percent: bool | None = None,
+    reference: str | None = None,
+    columns: int = 2,
+) -> None:
+    """Bars of means with one dot a seed and the 95 % interval; panels are metrics, with ``{}`` where the method stands:
+    ``{"Accuracy": "accuracy/{}"}``. ``reference``: a method whose mean is drawn as a line.
+
+    Methods that a metric lacks are left out of its panel.
+    """
+    panels = {"": panels} if isinstance(panels, str) else panels
+    wide = min(columns, len(panels))
+    deep = -(-len(panels) // wide)
+    fig, axes = plots.figure(deep, wide, height=deep * (0.9 + 0.3 * len(methods)), squeeze=False)
+    said = []
+    for ax, (title, metric) in zip(axes.flat, panels.items(), strict=False):
+        there = {m: experiment.values(metric.format(m)) for m in methods if experiment.has(metric.format(m))}
+        shares = _is_share(metric) if percent is None else percent
+        line = experiment.mean(metric.format(reference)) if reference else None
+        low = min(0.0, *(v for values in there.values() for v in values.values()))
+        plots.bars(there, ax=ax, percent=shares, reference=line, start=low)
+        ax.set_title(title)
+        means = {m: evidence.interval(v.values()).mean for m, v in there.items()}
+        said.append(f"{title or metric.partition('/')[0]}: {_listed(means, shares)}")
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.remove()
+    plots.show(fig, "Bars of means with one dot per seed. " + ". ".join(said) + ".")
+
+
+def differences(
+    experiment: Experiment[Any],
+    panels: str | Mapping[str, str],
+    methods: Sequence[str],
+    to: str,
+    *,
+    percent: bool | None = None,
+    least: float | None = None,
+) -> None:
+    """Paired differences to one method: a dot for each seed, the mean, its 95 % interval, and a line at no difference.
+
+    ``panels`` as for :func:`bars`. ``least``: the least effect that would count, as a second line.
+    """
+    panels = {"": panels} if isinstance(panels, str) else panels
+    fig, axes = plots.figure(1, len(panels), height=0.9 + 0.36 * len(methods), squeeze=False)
+    drawn, said = look.styles([*methods, to]), []
+    for ax, (title, metric) in zip(axes[0], panels.items(), strict=True):
+        shares = _is_share(metric) if percent is None else percent
+        scale, unit = (100.0, " points") if shares else (1.0, "")
+        there = [m for m in methods if experiment.has(metric.format(m))]
+        found = []
+        for row, method in enumerate(there):
+            gaps = [scale * v for v in experiment.run.values(metric.format(method), metric.format(to))]
+            seen, colour = evidence.interval(gaps), drawn[method].colour
+            spots = [row + 0.34 * (i / max(1, len(gaps) - 1) - 0.5) for i in range(len(gaps))]
+            ax.scatter(gaps, spots, s=14, color="white", edgecolors=colour, linewidths=1.0, zorder=3)
+            if seen.n > 1:
+                ax.plot([seen.low, seen.high], [row, row], color=look.INK, linewidth=1.6, zorder=4)
+            ax.scatter([seen.mean], [row], s=42, color=colour, marker=drawn[method].marker or "o", zorder=5)
+            found.append(f"{drawn[method].label} {_signed(seen.mean)}{unit}")
+        ax.axvline(0, color=look.INK, linewidth=1)
+        if least is not None:
+            ax.axvline(scale * least, color=look.MUTED, linewidth=1, linestyle=(0, (4, 2)))
+        ax.set_yticks(range(len(there)), [drawn[m].label for m in there])
+        ax.set(
+            ylim=(len(there) - 0.5, -0.5),
+            title=title,
+            xlabel=f"difference to {drawn[to].label}{',' * bool(unit)}{unit}",
+        )
+        ax.grid(False, axis="y")
+        ax.tick_params(axis="y", length=0)
+        said.append(f"{title}{': ' * bool(title)}{', '.join(found)}")
+    plots.show(fig, f"Differences to {drawn[to].label} on the same seed, one dot a seed. " + ". ".join(said) + ".")
+
+
+def sweep(
+    experiment: Experiment[Any],
+    panels: Mapping[str, str | Mapping[str, str]],
+    values: Sequence[float] | Mapping[float, str],
+    xlabel: str,
+    *,
+    baselines: Mapping[str, str] | None = None,
+    percent: bool | None = None,
+    log: bool = True,
+) -> None:
+    """A metric over a parameter, a panel each: thick the mean, thin the seeds. A panel is a metric with ``{}`` where
+    the value stands (or what ``values`` maps it to), or several of them by name. ``baselines``: metrics that do not
+    depend on it, as dashed lines.
+    """
+    fig, axes = plots.figure(1, len(panels), height=3.0, squeeze=False)
+    said = []
+    for ax, (title, given) in zip(axes[0], panels.items(), strict=True):
+        lines = {title: given} if isinstance(given, str) else given
+        shares = _is_share(next(iter(lines.values()))) if percent is None else percent
+        keys = values if isinstance(values, Mapping) else {v: _short(v) for v in values}
+        places = [v for v, key in keys.items() if all(experiment.has(m.format(key)) for m in lines.values())]
+        ends = []
+        for name, drawn in look.styles(lines).items():
+            found = [experiment.values(lines[name].format(keys[v])) for v in places]
+            for s in experiment.seeds:
+                ax.plot(places, [one[s] for one in found], color=drawn.colour, alpha=0.35, linewidth=0.8)
+            means = [evidence.interval(one.values()).mean for one in found]
+            ax.plot(places, means, color=drawn.colour, marker=drawn.marker or "o")
+            ends.append((places[-1], means[-1], drawn.label, drawn.colour))
+            said.append(
+                f"{drawn.label}: "
+                + ", ".join(f"{_short(v)}: {_shown(m, shares)}" for v, m in zip(places, means, strict=True))
+            )
+        for name, metric in (baselines or {}).items():
+            ax.axhline(experiment.mean(metric), color=look.MUTED, linestyle=(0, (4, 2)), linewidth=1.2)
+            ends.append((places[-1], experiment.mean(metric), name, look.MUTED))
+        if log:
+            ax.set_xscale("log")
+        ax.set_xticks(places, [_short(v) for v in places])
+        ax.minorticks_off()
+        ax.set(title=title, xlabel=xlabel)
+        if shares:
+            plots.lines.as_percent(ax)
+        if len(ends) > 1:
+            plots.label_ends(ax, ends)
+    plots.show(fig, f"Lines over {xlabel}. " + ". ".join(said) + ".")
+
+
+def _key(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _is_share(metric: str) -> bool:
+    return "accuracy" in metric.partition("/")[0]
+
+
+def _shown(value: float, share: bool) -> str:
+    return (f"{100 * value:.1f}%" if share else f"{value:.3g}").replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def _listed(means: Mapping[str, float], share: bool) -> str:
+    drawn = look.styles(means)
+    return ", ".join(f"{drawn[m].label} {_shown(v, share)}" for m, v in means.items())

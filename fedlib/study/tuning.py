@@ -1,0 +1,127 @@
+"""Tuning on equal terms: equally many trials for every method, on samples and seeds that judge nothing else."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from fedlib import require, rng
+
+if TYPE_CHECKING:
+    from fedlib.study.experiment import Experiment, Method, Watch
+    from fedlib.study.setting import Federated
+
+FIRST = 1000  # the first of the seeds that tune: no experiment is judged on them
+
+
+class Grid:
+    """The trials of one method: every combination of the values given for its parameters, in their order."""
+
+    def __init__(self, make: Callable[..., Any], **values: Sequence[Any]) -> None:
+        if not values or not all(values.values()):
+            raise ValueError("a grid needs at least one parameter, and each at least one value")
+        self.make, self.values = make, {n: list(v) for n, v in values.items()}
+        known = inspect.signature(make).parameters
+        self._own = [n for n in values if n in known]  # the others are changes of the setting
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """Parameters of every trial."""
+        return [dict(zip(self.values, point, strict=True)) for point in product(*self.values.values())]
+
+    def method(self, trial: Mapping[str, Any]) -> Method:
+        """The method with the parameters of a trial."""
+        from fedlib.study.experiment import Method
+
+        own = {n: trial[n] for n in self._own}
+        return Method(self.make(**own), **{n: v for n, v in trial.items() if n not in own})
+
+    def edges(self, trial: Mapping[str, Any]) -> list[str]:
+        """Parameters whose value is the least or the largest of three or more numbers: better ones may lie beyond."""
+        numeric = {n: v for n, v in self.values.items() if len(v) > 2 and all(isinstance(x, int | float) for x in v)}
+        return [n for n, v in numeric.items() if trial[n] in (min(v), max(v))]
+
+
+def grid(make: Callable[..., Any], **values: Sequence[Any]) -> Grid:
+    """The grid of a method: ``grid(FedProx, mu=(0.01, 0.1), lr=(0.03, 0.1))`` has four trials. Names are parameters of
+    ``make``, or fields of the setting.
+    """
+    return Grid(make, **values)
+
+
+def tune(
+    experiment: Experiment[Any],
+    methods: Mapping[str, Grid],
+    where: str = "",
+    *,
+    seeds: int = 3,
+    share: float = 0.2,
+    by: str = "accuracy",
+    lower: bool = False,
+    chance: float | None = None,
+    unequal: str = "",
+    watch: Watch = (),
+    **changes: Any,
+) -> dict[str, Method]:
+    """The best trial of each method, by the mean of the column ``by`` over the last rounds and the tuning seeds.
+
+    A random ``share`` of the training samples of every tuning seed is held out and judges; the test set is not touched,
+    and no run is judged on these seeds. ``lower``: less is better. A seed that diverges, or that is worse than it,
+    scores ``chance`` (one over the number of classes for an accuracy; needed for anything else), and its trial goes on.
+    All trials play all rounds. The first of equal trials is taken. ``changes`` are those of the setting, and ``where``
+    its name.
+
+    The grid, the scores of every seed, and the choice become evidence. Methods have equally many trials; ``unequal``
+    says why, where they have not, and stands in the evidence, too. Raises ValueError without it.
+    """
+    counts = {name: len(one.trials) for name, one in methods.items()}
+    if len(set(counts.values())) > 1 and not unequal:
+        raise ValueError(f"methods have unequal numbers of trials, {counts}: give each as many, or say why (unequal=)")
+    if chance is None and by != "accuracy":
+        raise ValueError(f"what does a run score whose {by!r} cannot be had, because it diverged? Say it by chance=")
+    setting, own = experiment._varied(changes), [FIRST + i for i in range(require.whole("seeds", seeds, 1))]
+    chosen = {}
+    for name, one in methods.items():
+        rows = []
+        for trial in one.trials:
+            scores = partial(_scores, setting, one.method(trial), experiment.device, share, by, watch)
+            label = ", ".join(f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in trial.items())
+            key = f"tuning{' ' * bool(where)}{where}/{name}/{label}"
+            kept = experiment.run.each(key, scores, seeds=own, at_once=setting.at_once)
+            worst = chance if chance is not None else 1 / _classes(setting)
+            found = [worst if v is None else (min if lower else max)(v, worst) for v in kept.values()]
+            rows.append(trial | {"score": sum(found) / len(found), "scores": list(kept.values())})
+        best = (min if lower else max)(range(len(rows)), key=lambda i: rows[i]["score"])
+        trial = one.trials[best]
+        chosen[name] = one.method(trial)
+        about = {"chosen": trial, "edges": one.edges(trial), "trials": rows, "seeds": own, "by": by}
+        about |= {"unequal": unequal} if unequal else {}
+        experiment.run.tuning[f"{name}, {where}" if where else name] = about
+    return chosen
+
+
+def _scores(
+    setting: Federated, method: Method, device: str, share: float, by: str, watch: Watch, seeds: list[int]
+) -> list[float | None]:
+    """Scores of some seeds, side by side; where one diverges each is played alone, and has None."""
+    from fedlib.study.experiment import train
+    from fedlib.study.setting import vary
+
+    varied = vary(setting, **method.changes)
+
+    def samples(seed: int) -> Any:
+        return varied.draw(seed).held_out(share, rng.stream(seed, "held out"))
+
+    try:
+        return [r["last"][by] for r in train(varied, method, seeds, device, watch, samples=samples)]
+    except ArithmeticError:
+        if len(seeds) == 1:
+            return [None]
+        return [_scores(setting, method, device, share, by, watch, [s])[0] for s in seeds]
+
+
+def _classes(setting: Federated) -> int:
+    return int(setting.draw(FIRST).y.max()) + 1

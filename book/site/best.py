@@ -52,12 +52,9 @@ def seeds(seen: press.Verdict) -> str:
     """How many seeds would settle an open claim; "" for another, and where nothing can be said."""
     if seen.seeds_needed is None:
         return ""
-    many = seen.seeds_needed > significance.MOST_SEEDS
-    return (
-        f"more than {significance.MOST_SEEDS} seeds would settle it"
-        if many
-        else f"{seen.seeds_needed} seeds would settle it"
-    )
+    most = significance.MOST_SEEDS
+    said = f"more than {most}" if seen.seeds_needed > most else f"about {seen.seeds_needed}"
+    return f"{said} seeds would settle it"
 
 
 def counts(found: Sequence[press.Best]) -> dict[str, int]:

@@ -25,7 +25,7 @@ EXAMPLES = (
 )
 WITHOUT_ROOM = ((0.2, -0.4, 0.3, -0.1), (1.3, 1.2, 1.5, 1.4))  # an effect, and what the ceiling leaves for it
 
-LEFT, WIDE, ROW, TOP, UNIT, ZERO = 10, 640, 34, 44, 95, 300  # in pixels; one unit of effect, and where none lies
+LEFT, WIDE, ROW, TOP, UNIT, ZERO = 10, 640, 34, 44, 115, 190  # in pixels; one unit of effect, and where none lies
 
 
 @dataclass(frozen=True)

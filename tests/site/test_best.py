@@ -64,6 +64,35 @@ def test_evidence_of_earlier_code_leads_and_says_so(judged):
     assert best.origin([found()], "index") == f"{said} something else. 1 were measured with earlier code."
 
 
+def test_an_open_claim_says_how_many_seeds_would_settle_it():
+    assert best.seeds(press.Verdict("open", 0.1, seeds_needed=14)) == "about 14 seeds would settle it"
+    assert best.seeds(press.Verdict("open", 0.1, seeds_needed=101)) == "more than 100 seeds would settle it"
+    assert best.seeds(press.Verdict("holds", 0.1)) == ""
+
+
+def test_a_tally_says_how_many_false_ones_to_expect_and_which_stand_over_the_whole_book():
+    values = [("holds", 0.001), ("holds", 0.024), ("open", 0.3), ("open", 0.6), ("not run", None)]
+    found = [press.Best("quick", press.Verdict(word, 0.1, p=p)) for word, p in values]
+    said = "Of those that hold, expect 0.10 at most to be false; 2 stand a correction over the whole book."
+    assert best.expect(found, "index") == said
+    found += [press.Best("quick", press.Verdict("open", 0.1, p=0.9))] * 4
+    assert "expect 0.20 at most to be false; 1 stand" in best.expect(found, "index")
+    assert best.expect(found[2:], "index") == "", "where nothing holds nothing is said"
+
+
+@pytest.mark.parametrize(
+    ("terms", "shown"),
+    [
+        ({"against": "b"}, "+25.0 points [10.0, 40.0]"),
+        ({"against": None}, "25.0% [10.0, 40.0]"),
+        ({"against": "b", "scale": "log"}, "0.250 [0.100, 0.400]"),
+    ],
+)
+def test_a_ratio_of_two_accuracies_is_no_number_of_points(terms, shown):
+    claim = SimpleNamespace(unit="accuracy", **{"scale": "plain", **terms})
+    assert best.value(press.Verdict("holds", 0.25, 0.1, 0.4), claim, "index") == shown
+
+
 @pytest.fixture
 def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Book:
     monkeypatch.setattr(chapters, "ROOT", tmp_path)
@@ -84,6 +113,7 @@ def test_pages_lead_with_full_evidence_where_quick_says_otherwise(book):
     pages, warnings = book.build()
     assert warnings == ""
     home, chapter = text_of(pages["index.html"]), text_of(pages[PAGE])
+    assert "Of 0 other claims, 0 hold; 0 of 0 identities are kept." in home
     assert "✗ opposite 1" in home
     assert not re.search(r"✓ holds 1(?!\.)", home)
     assert "full 1. On 1 claims a smaller profile came to something else." in home
@@ -127,9 +157,9 @@ def test_a_card_shows_the_best_evidence_on_its_claims(site, slug):
 
 @pytest.mark.site
 @pytest.mark.parametrize("name", ["index", "zh"])
-def test_the_tally_counts_every_claim_once_on_its_best_evidence(site, name):
+def test_the_tally_counts_every_primary_claim_once_on_its_best_evidence(site, name):
     page = (site / f"book/pages/{name}.html").read_text(encoding="utf-8")
-    claims = [(slug, claim) for slug in SLUGS for claim in press.card(slug).claims]
+    claims = [(slug, claim) for slug in SLUGS for claim in press.card(slug).claims if claim.kind == "primary"]
     found = [press.best(slug, claim) for slug, claim in claims]
     said = re.search(r'class="tally" role="img" aria-label="([^"]*)"', page)[1]
     numbers = [int(n) for n in re.findall(r"\d+", said)]

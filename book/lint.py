@@ -15,8 +15,8 @@ import sys
 from book import blocks, chapters, contents, files, freshness
 from book.errors import PressError
 
-# A chapter's column on the website holds 89 characters in a window of 1280 pixels: no line is cut off, none scrolls.
-COLUMN = 88
+# A chapter's column on the website holds 100 characters in a window of 1280 pixels: no line is cut off, none scrolls.
+COLUMN = 100
 
 
 def findings(slug: str) -> list[str]:
@@ -84,7 +84,8 @@ def _ruff(slug: str, cells: list[blocks.Block], *command: str) -> str:
         "nbformat": 4,
         "nbformat_minor": 5,
     }  # fmt: skip
-    call = [sys.executable, "-m", "ruff", *command, "--config", f"line-length = {COLUMN}"]
+    layout = ["--config", f"line-length = {COLUMN}", "--config", "format.skip-magic-trailing-comma = true"]
+    call = [sys.executable, "-m", "ruff", *command, *layout]
     call += ["--stdin-filename", _name(slug).replace(".md", ".ipynb"), "-"]
     done = subprocess.run(call, cwd=chapters.ROOT, input=json.dumps(notebook), capture_output=True, encoding="utf-8")
     if done.returncode not in (0, 1) or not done.stdout.strip():

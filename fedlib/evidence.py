@@ -153,6 +153,7 @@ class Run:
             for s, result in zip(some, results, strict=True):
                 found[s] = self._keep(f"{name}/{s}", result, seconds, seed=s)
         self._done += len(wanted)
+        progress(f"{self._done} done")
         return {s: found[s]["result"] for s in wanted}
 
     def _ask(self, key: str) -> None:
@@ -294,11 +295,20 @@ class Run:
 
 
 def progress(line: str) -> None:
-    """Say how far a run is, in the file that FEDLIB_PROGRESS names; silent without it."""
+    """Say how far a run is: in the file that FEDLIB_PROGRESS names, or else below the cell of a notebook that runs."""
     path = os.environ.get("FEDLIB_PROGRESS")
     if path:
         with suppress(OSError):  # progress is a courtesy: it never stops a run
             Path(path).write_text(line[:120] + "\n")
+    elif (python := sys.modules.get("IPython")) and (shell := python.get_ipython()) and hasattr(shell, "kernel"):
+        from IPython.display import display
+
+        place = f"fedlib-progress-{shell.execution_count}"  # one line for each cell, written over and over
+        display({"text/plain": line}, raw=True, display_id=place, update=place in _lines)
+        _lines.add(place)
+
+
+_lines: set[str] = set()
 
 
 def _precisions() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +63,8 @@ class Table:
         return f'{said}<table class="run-beside"><thead>{head}</thead><tbody>{body}</tbody></table>'
 
 
-def table(run: Run, book: Book | None = None, most: int = 20) -> Table:
-    """The metrics of a run that differ from the book's, ``most`` of them at most.
+def table(run: Run, book: Book | None = None, most: int = 20, only: Collection[str] | None = None) -> Table:
+    """The metrics of a run that differ from the book's, ``most`` of them at most; of those in ``only``, where given.
 
     ``book`` is what was handed over for the run's profile where none is given. Raises ValueError where there is none.
     """
@@ -72,7 +72,9 @@ def table(run: Run, book: Book | None = None, most: int = 20) -> Table:
     if book is None:
         raise ValueError(f"the book's numbers at the profile {run.profile!r} are not known here; give them as `book`")
     rows, equal = [], 0
-    for metric in sorted(run.metrics.keys() & book.keys()):
+    mine = run.metrics if only is None else {m: run.metrics[m] for m in only}
+    book = book if only is None else {m: book[m] for m in only if m in book}
+    for metric in sorted(mine.keys() & book.keys()):
         mean, (was, sd, _) = _mean(run.metrics[metric].values()), book[metric]
         assert was is not None
         if _rounded(mean) == _rounded(was):
@@ -80,19 +82,19 @@ def table(run: Run, book: Book | None = None, most: int = 20) -> Table:
         else:
             rows.append(Row(metric, mean, was, (mean - was) / sd if sd else None))
     rows.sort(key=lambda row: (row.apart is None, -abs(row.apart or 0), row.metric))
-    return Table(rows[:most], _said(run, book, len(rows), equal, most))
+    return Table(rows[:most], _said(run.profile, mine, book, len(rows), equal, most))
 
 
-def show(run: Run) -> None:
+def show(run: Run, only: Collection[str] | None = None) -> None:
     """Display :func:`table` where the book's numbers for this profile were handed over; else nothing."""
     if run.profile in _books:
         from IPython.display import display
 
-        display(table(run))
+        display(table(run, only=only))
 
 
-def _said(run: Run, book: Book, differ: int, equal: int, most: int) -> str:
-    words = f"This run beside the book's at the profile {run.profile}: "
+def _said(profile: str, mine: Collection[str], book: Book, differ: int, equal: int, most: int) -> str:
+    words = f"This run beside the book's at the profile {profile}: "
     if not differ:
         words += f"all {equal} metrics are equal to the last digit that the book keeps."
     else:
@@ -101,9 +103,9 @@ def _said(run: Run, book: Book, differ: int, equal: int, most: int) -> str:
         )
     if differ > most:
         words += f" The {most} that are farthest apart:"
-    if new := run.metrics.keys() - book.keys():
+    if new := set(mine) - book.keys():
         words += f" {len(new)} of this run's metrics the book does not have."
-    if gone := book.keys() - run.metrics.keys():
+    if gone := book.keys() - set(mine):
         words += f" {len(gone)} of the book's metrics this run does not have."
     method = sys.modules.get("fedlib.study.method")
     if method and (names := method.changed()):

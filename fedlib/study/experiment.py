@@ -186,7 +186,7 @@ def train(
 ) -> list[dict[str, Any]]:
     """Results of one method for some seeds, trained side by side. ``samples(seed)`` stand for the setting's own.
 
-    A seed that diverges raises ArithmeticError; with ``diverged``, the others go on, and its columns count as that says.
+    A seed that diverges raises ArithmeticError. With ``diverged`` the others go on, and its columns count as it says.
     """
     shared = method.algorithm if isinstance(method.algorithm, FedAvg) else None
     data = [setting.draw(s) if samples is None else samples(s) for s in seeds]
@@ -202,7 +202,7 @@ def train(
         for fed in federations:
             with suppress(ArithmeticError):
                 fed.run(setting.rounds - fed.round)
-    results = []
+    results: list[dict[str, Any]] = []
     for fed, own in zip(federations, data, strict=True):
         whole = fed.round == setting.rounds
         results.append(summary(fed, setting.last, finish(fed, own) if finish and whole else {}))

@@ -40,7 +40,7 @@ help:
 	@echo "make real        execute the profile real (real data, no GPU needed), resumable; P= for some chapters"
 	@echo "make full        execute the profile full (the paper's scale, wants a GPU), resumable"
 	@echo "make check       compare the last quick runs with the committed evidence"
-	@echo "make lint        style of code and workflows;  make types: static types;  make format: mend the style"
+	@echo "make lint        style of code, chapters and workflows;  make types: static types;  make format: mend the style"
 	@echo "make site-test   only the tests of the website, in a headless Chromium"
 	@echo "make bench       how long a round takes: fedlib against its peers (12 minutes; nothing else should run)"
 	@echo "make gpu         is the engine right on this GPU, and how fast; ARGS=\"--device cpu\" rehearses (90 seconds)"
@@ -123,6 +123,7 @@ site-test: setup
 lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) -m book.lint
 	@if test -x $(VENV)/bin/actionlint; then $(VENV)/bin/actionlint; \
 	elif command -v actionlint >/dev/null; then actionlint; \
 	else echo "actionlint is not installed: .github/workflows were not checked"; fi
@@ -131,7 +132,7 @@ types: setup
 	@$(PY) -m mypy
 
 format: setup
-	@$(PY) -m ruff check --fix -q . ; $(PY) -m ruff format .
+	@$(PY) -m ruff check --fix -q . ; $(PY) -m ruff format . && $(PY) -m book.lint --format
 
 # The press keeps executed chapters and partial results unless told --all: they may be hours of work.
 clean:

@@ -1,4 +1,4 @@
-"""What a run measured: one number per metric and seed, intervals, and verdicts on claims.
+"""What a run measured: one number per metric and seed, and intervals.
 
 This module needs neither torch nor a notebook. A chapter makes one :class:`Run`, records numbers in it
 and publishes it once; whoever executes the chapter finds the numbers in the executed notebook, as an
@@ -6,6 +6,7 @@ output of type :data:`MIME`.
 
 Statistics are the plain ones: mean over seeds and a 95% interval from Student's t. Two methods are
 compared seed by seed (same split, same client draws), so the interval is that of the paired difference.
+Other scales stand in :mod:`fedlib.scales`, verdicts on claims in :mod:`fedlib.verdicts`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from typing import Any, NamedTuple, TypeVar
 MIME = "application/vnd.fedlib.evidence+json"
 GLUE_PREFIX = "application/papermill.record/"
 PROFILES = ("smoke", "quick", "real", "full")
-VERDICTS = ("holds", "direction only", "inconclusive", "fails", "not run")
 
 T = TypeVar("T")
 
@@ -70,36 +70,6 @@ def paired(a: Mapping[Any, float], b: Mapping[Any, float]) -> list[float]:
     if not common:
         raise ValueError(f"no seed in common: {sorted(map(str, a))} against {sorted(map(str, b))}")
     return [a[s] - b[s] for s in common]
-
-
-def verdict(
-    values: Sequence[float] | None,
-    direction: str,
-    least: float,
-    neutral: float | None = None,
-    level: float = 0.95,
-) -> str:
-    """Judge a claim "the effect is above (below) ``least``" from one value per seed.
-
-    * *holds*: the whole interval lies at or beyond the least effect.
-    * *direction only*: the whole interval lies beyond ``neutral`` (the point of no effect), but not beyond ``least``.
-    * *fails*: the whole interval lies on the wrong side of the least effect (and it is not direction only).
-    * *inconclusive*: anything else, and fewer than two seeds.
-    * *not run*: no values.
-    """
-    if direction not in ("above", "below"):
-        raise ValueError(f"direction must be 'above' or 'below', got {direction!r}")
-    if not values:
-        return "not run"
-    if len(values) < 2:
-        return "inconclusive"
-    sign = 1.0 if direction == "above" else -1.0
-    seen = interval([sign * v for v in values], level)
-    if seen.low >= sign * least:
-        return "holds"
-    if neutral is not None and sign * neutral < sign * least and seen.low > sign * neutral:
-        return "direction only"
-    return "fails" if seen.high < sign * least else "inconclusive"
 
 
 class NothingToDo(Exception):

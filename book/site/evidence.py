@@ -9,6 +9,7 @@ from docutils.nodes import Node
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 
+from book import expressions
 from book.site import card, elements, press
 from book.site.rebuild import BookDirective
 
@@ -46,23 +47,24 @@ class EvidenceDirective(BookDirective):
 
 
 def unit_of(slug: str, metric: str) -> str:
-    """The unit that the card gives a metric in a claim; else what its name says."""
-    for claim in press.card(slug).claims:
-        if metric in (claim.metric, claim.against):
-            return claim.unit
-    family = metric.split("/")[0].split("-")
-    if "accuracy" in family:
-        return "accuracy"
-    return "bytes" if family[-1] == "bytes" else ""  # bytes-ratio/... is a ratio
+    """The unit that the card gives a metric, by its name, its family or a claim; else what its name says."""
+    return expressions.unit_of(metric, units(slug))
+
+
+def units(slug: str) -> dict[str, str]:
+    """Units by metric or family, by the card of a chapter."""
+    card = press.card(slug)
+    claimed = [(metric, claim.unit) for claim in card.claims for metric in (claim.metric, claim.against)]
+    return expressions.all_units(card.units, claimed)
 
 
 def metric_row(name: str, metric: dict[str, Any], unit: str) -> list[elements.Cell]:
     """One metric: name, mean, interval, number of seeds."""
-    low, high = metric.get("ci95") or (None, None)
+    mean, (low, high) = metric.get("mean"), metric.get("ci95") or (None, None)
     return [
         elements.code(name),
-        elements.quantity(metric.get("mean"), unit),
-        elements.span(low, high, unit),
+        elements.quantity(mean, unit),
+        elements.span(low, high, unit, beside=mean),
         str(len(metric.get("values") or {})),
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -12,7 +11,7 @@ from fedlib import evidence, require
 from fedlib.algorithms import FedAvg
 from fedlib.federation import Federation, Observer, together
 from fedlib.study import tuning
-from fedlib.study.runs import Measure, Runs, summary
+from fedlib.study.runs import Measure, Result, Runs, summary
 from fedlib.study.setting import Federated, Pooled, Samples, Setting, described, vary
 
 S = TypeVar("S", bound=Setting)
@@ -84,7 +83,7 @@ class Experiment(Generic[S]):
         watch: Watch = (),
         finish: Finish | None = None,
         ceiling: bool = False,
-        diverged: Mapping[str, float] | None = None,
+        chance: float | None = None,
         **changes: Any,
     ) -> Runs:
         """Train every method on every seed, seeds side by side, and record what the ``measures`` read.
@@ -95,17 +94,17 @@ class Experiment(Generic[S]):
         default ``accuracy``. The metric is called ``accuracy/<method>``, and ``accuracy-<where>/<method>`` in a setting
         with a name. ``watch`` adds observers, made of the samples; ``finish(federation, samples)`` may look at the
         trained federation, and what it returns is ``found`` in the result. With ``ceiling``, one model is trained on
-        all clients' samples in one place, for as many epochs: the method ``pooled``. A seed that diverges ends the
-        comparison, unless ``diverged`` says what its columns count as, by name: chance, say.
+        all clients' samples in one place, for as many epochs: the method ``pooled``. Training that diverges raises
+        ArithmeticError, unless ``chance`` says what such a run scores.
 
         What is done is kept (:meth:`fedlib.evidence.Run.each`): a run that was killed goes on.
         """
-        setting, runs = self._varied(changes), Runs(where)
+        setting, runs = self._varied(changes), Runs(where) if chance is None else Runs(where, chance)
         ways = {name: m if isinstance(m, Method) else Method(m) for name, m in methods.items()}
         if ceiling:
             ways["pooled"] = Method(FedAvg(), split=Pooled(), clients=1, participation=1.0)
         for name, way in ways.items():
-            played = partial(_played, vary(setting, **way.changes), way, self.device, watch, finish, diverged)
+            played = partial(_played, vary(setting, **way.changes), way, self.device, watch, finish, chance is not None)
             key = f"{name}, {where}" if where else name
             runs.add(name, self.run.each(key, played, at_once=setting.at_once))
         self.measure(runs, {"accuracy": "accuracy"} if measures is None else measures)
@@ -168,10 +167,17 @@ def _played(
     device: str,
     watch: Watch,
     finish: Finish | None,
-    diverged: Mapping[str, float] | None,
+    may_diverge: bool,
     seeds: list[int],
 ) -> list[dict[str, Any]]:
-    return train(setting, method, seeds, device, watch, finish, diverged=diverged)
+    try:
+        return train(setting, method, seeds, device, watch, finish)
+    except ArithmeticError:
+        if not may_diverge:
+            raise
+        if len(seeds) == 1:
+            return [Result(curves={}, last={}, bytes=0, found={}, diverged=True)]
+        return [_played(setting, method, device, watch, finish, True, [s])[0] for s in seeds]
 
 
 def train(
@@ -182,30 +188,14 @@ def train(
     watch: Watch = (),
     finish: Finish | None = None,
     samples: Callable[[int], Samples] | None = None,
-    diverged: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Results of one method for some seeds, trained side by side. ``samples(seed)`` stand for the setting's own.
-
-    A seed that diverges raises ArithmeticError. With ``diverged`` the others go on, and its columns count as it says.
-    """
+    """Results of one method for some seeds, trained side by side. ``samples(seed)`` stand for the setting's own."""
     shared = method.algorithm if isinstance(method.algorithm, FedAvg) else None
     data = [setting.draw(s) if samples is None else samples(s) for s in seeds]
     federations = [
         setting.federation(shared or method.of(s), s, samples=own, watch=watch, device=device)
         for s, own in zip(seeds, data, strict=True)
     ]
-    try:
-        together(federations, setting.rounds)
-    except ArithmeticError:
-        if diverged is None:
-            raise
-        for fed in federations:
-            with suppress(ArithmeticError):
-                fed.run(setting.rounds - fed.round)
-    results: list[dict[str, Any]] = []
-    for fed, own in zip(federations, data, strict=True):
-        whole = fed.round == setting.rounds
-        results.append(summary(fed, setting.last, finish(fed, own) if finish and whole else {}))
-        if not whole:
-            results[-1]["last"] = dict(diverged or {})
-    return results
+    together(federations, setting.rounds)
+    pairs = zip(federations, data, strict=True)
+    return [summary(fed, setting.last, finish(fed, own) if finish else {}) for fed, own in pairs]

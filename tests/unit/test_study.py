@@ -295,9 +295,9 @@ class Diverging(FedAvg):
 def test_a_seed_that_diverges_counts_as_the_comparison_says_and_the_others_go_on(compared):
     with pytest.raises(ArithmeticError, match="diverged"):
         begin().compare({"sick": Diverging()})
-    runs = begin().compare({"sick": Diverging()}, diverged={"accuracy": 0.1}, finish=lambda fed, samples: {"whole": 1})
+    runs = begin().compare({"sick": Diverging()}, chance=0.1, finish=lambda fed, samples: {"whole": 1})
     assert runs.values("sick", "accuracy")[0] == 0.1
-    assert not runs["sick"][0].found
+    assert [runs["sick"][s].diverged for s in (0, 1)] == [True, False]
     assert runs["sick"][1].last == compared[1]["fedavg"][1].last
     assert runs["sick"][1].found == {"whole": 1}
 

@@ -283,6 +283,25 @@ def test_what_is_looked_for_at_the_end_is_found():
     assert 0 <= runs.mean("local", "client_accuracy") <= 1
 
 
+class Diverging(FedAvg):
+    """Seed 0 diverges in its second round."""
+
+    def aggregate(self, fed, uploads, weights):
+        super().aggregate(fed, uploads, weights)
+        if fed.seed == 0 and fed.round == 1:
+            raise ArithmeticError("diverged")
+
+
+def test_a_seed_that_diverges_counts_as_the_comparison_says_and_the_others_go_on(compared):
+    with pytest.raises(ArithmeticError, match="diverged"):
+        begin().compare({"sick": Diverging()})
+    runs = begin().compare({"sick": Diverging()}, chance=0.1, finish=lambda fed, samples: {"whole": 1})
+    assert runs.values("sick", "accuracy")[0] == 0.1
+    assert [runs["sick"][s].diverged for s in (0, 1)] == [True, False]
+    assert runs["sick"][1].last == compared[1]["fedavg"][1].last
+    assert runs["sick"][1].found == {"whole": 1}
+
+
 def test_columns_that_are_not_looked_at_every_round_are_averaged_over_those_that_are():
     experiment = begin(seeds=1, rounds=4)
 

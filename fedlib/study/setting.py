@@ -138,6 +138,11 @@ class Federated(Setting):
         """What is looked at after every round: ``accuracy`` of the server's model on the test samples."""
         return [observe.server_accuracy(samples.x_test, samples.y_test)]
 
+    def late(self, observer: Observer) -> Observer:
+        """The observer in the last rounds only, those that judge: for what takes long to look at."""
+        first = self.rounds - self.last
+        return lambda fed, seen: observer(fed, seen) if seen.number >= first else {}
+
     def federation(
         self,
         algorithm: Any,

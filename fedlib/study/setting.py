@@ -136,15 +136,12 @@ class Federated(Setting):
         return self.split(samples.y, self.clients, rng.stream(seed, "split"))
 
     def observers(self, samples: Samples) -> Sequence[Observer]:
-        """What is looked at after every round: ``accuracy`` of the server's model on the test samples, and
-        ``class_accuracy`` with ``by_class``.
-        """
+        """What is looked at after every round: ``accuracy`` of the server's model, ``class_accuracy`` if ``by_class``."""
         return [observe.server_accuracy(samples.x_test, samples.y_test, self.by_class)]
 
     def late(self, observer: Observer) -> Observer:
         """The observer in the last rounds only, those that judge: for what takes long to look at."""
-        first = self.rounds - self.last
-        return lambda fed, seen: observer(fed, seen) if seen.number >= first else {}
+        return lambda fed, seen: observer(fed, seen) if seen.number >= self.rounds - self.last else {}
 
     def federation(
         self,

@@ -136,7 +136,7 @@ class Federated(Setting):
         return self.split(samples.y, self.clients, rng.stream(seed, "split"))
 
     def observers(self, samples: Samples) -> Sequence[Observer]:
-        """What is looked at after every round: ``accuracy`` of the server's model, ``class_accuracy`` if ``by_class``."""
+        """What is looked at every round: ``accuracy`` of the server's model, ``class_accuracy`` if ``by_class``."""
         return [observe.server_accuracy(samples.x_test, samples.y_test, self.by_class)]
 
     def late(self, observer: Observer) -> Observer:

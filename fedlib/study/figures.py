@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedlib import evidence, plots
-from fedlib.plots import look
+from fedlib.plots import lines as drawn_lines, look
 from fedlib.study.experiment import Experiment
 from fedlib.study.runs import Runs
 
@@ -177,7 +177,7 @@ def sweep(
         ax.minorticks_off()
         ax.set(title=title, xlabel=xlabel)
         if shares:
-            plots.lines.as_percent(ax)
+            drawn_lines.as_percent(ax)
         if len(ends) > 1:
             plots.label_ends(ax, ends)
     plots.show(fig, f"Lines over {xlabel}. " + ". ".join(said) + ".")

@@ -13,15 +13,16 @@ from fedlib.study.runs import Runs
 Values = Mapping[int, float]
 
 
-def names(**labels: str) -> None:
+def names(like: Mapping[str, str] | None = None, **labels: str) -> None:
     """Print names of methods that only this chapter has, in the order in which they get colours: ``names(pull="pull
-    alone")``. A method that the book knows keeps its colour, which no other then gets, and gets the name.
+    alone")``. A method that the book knows keeps its colour, which no other then gets, and gets the name; ``like`` says
+    of variants whose colour they share: ``names({"fedavg1": "fedavg"}, fedavg1="FedAvg, one class")``.
     """
-    keys = {key: _key(key) for key in labels}
-    free = look.styles(["", *(key if keys[key] in look.METHODS else label for key, label in labels.items())])
+    keys = {key: _key((like or {}).get(key, key)) for key in labels}
+    free = look.styles(["", *(keys[key] if keys[key] in look.METHODS else label for key, label in labels.items())])
     for key, label in labels.items():
         known = look.METHODS.get(keys[key])
-        look.METHODS[keys[key]] = known._replace(label=label) if known else free[label]
+        look.METHODS[_key(key)] = known._replace(label=label) if known else free[label]
 
 
 def curves(

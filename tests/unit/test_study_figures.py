@@ -101,8 +101,10 @@ def test_methods_of_a_chapter_get_names_and_colours_of_their_own(monkeypatch):
 
 def test_a_colour_of_a_method_that_is_named_beside_them_is_no_method_of_the_chapters(monkeypatch):
     monkeypatch.setattr(look, "METHODS", dict(look.METHODS))
-    study.names(one="one", two="two", three="three", fedntd="FedNTD")
-    assert look.style("fedntd").colour not in {look.style(name).colour for name in ("one", "two", "three")}
+    study.names({"mine": "fedprox"}, one="one", two="two", three="three", fedntd="FedNTD", mine="FedProx, mine")
+    fresh = {look.style(name).colour for name in ("one", "two", "three")}
+    assert not fresh & {look.style("fedntd").colour, look.style("fedprox").colour}
+    assert look.style("mine") == look.style("fedprox")._replace(label="FedProx, mine")
 
 
 def test_no_alternative_text_has_a_hyphen_for_a_minus(experiment, shown):

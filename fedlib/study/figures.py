@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedlib import evidence, plots
-from fedlib.plots import look
+from fedlib.plots import lines as drawn_lines, look
 from fedlib.study.experiment import Experiment
 from fedlib.study.runs import Runs
 
 Values = Mapping[int, float]
 
 
-def names(**labels: str) -> None:
+def names(like: Mapping[str, str] | None = None, **labels: str) -> None:
     """Print names of methods that only this chapter has, in the order in which they get colours: ``names(pull="pull
-    alone")``. A method that the book knows keeps its colour and gets the name.
+    alone")``. A method that the book knows keeps its colour, which no other then gets, and gets the name; ``like`` says
+    of variants whose colour they share: ``names({"fedavg1": "fedavg"}, fedavg1="FedAvg, one class")``.
     """
-    keys = {key: _key(key) for key in labels}
-    free = look.styles(["", *(label for key, label in labels.items() if keys[key] not in look.METHODS)])
+    keys = {key: _key((like or {}).get(key, key)) for key in labels}
+    free = look.styles(["", *(keys[key] if keys[key] in look.METHODS else label for key, label in labels.items())])
     for key, label in labels.items():
         known = look.METHODS.get(keys[key])
-        look.METHODS[keys[key]] = known._replace(label=label) if known else free[label]
+        look.METHODS[_key(key)] = known._replace(label=label) if known else free[label]
 
 
 def curves(
@@ -133,7 +134,7 @@ def differences(
 
 def sweep(
     experiment: Experiment[Any],
-    panels: Mapping[str, str | Mapping[str, str]],
+    panels: Mapping[str, str | Mapping[str, str | Callable[[float], str]]],
     values: Sequence[float] | Mapping[float, str],
     xlabel: str,
     *,
@@ -142,38 +143,42 @@ def sweep(
     log: bool = True,
 ) -> None:
     """A metric over a parameter, a panel each: thick the mean, thin the seeds. A panel is a metric with ``{}`` where
-    the value stands (or what ``values`` maps it to), or several of them by name. ``baselines``: metrics that do not
-    depend on it, as dashed lines.
+    the value stands (or what ``values`` maps it to), or several of them by name; where that does not say it, a line is
+    a function from the value to the metric. ``baselines``: metrics that do not depend on it, as dashed lines.
     """
     fig, axes = plots.figure(1, len(panels), height=3.0, squeeze=False)
+    keys = values if isinstance(values, Mapping) else {v: _short(v) for v in values}
     said = []
+
+    def metric(line: str | Callable[[float], str], value: float) -> str:
+        return line.format(keys[value]) if isinstance(line, str) else line(value)
+
     for ax, (title, given) in zip(axes[0], panels.items(), strict=True):
         lines = {title: given} if isinstance(given, str) else given
-        shares = _is_share(next(iter(lines.values()))) if percent is None else percent
-        keys = values if isinstance(values, Mapping) else {v: _short(v) for v in values}
-        places = [v for v, key in keys.items() if all(experiment.has(m.format(key)) for m in lines.values())]
+        places = [v for v in keys if all(experiment.has(metric(line, v)) for line in lines.values())]
+        shares = _is_share(metric(next(iter(lines.values())), places[0])) if percent is None else percent
         ends = []
         for name, drawn in look.styles(lines).items():
-            found = [experiment.values(lines[name].format(keys[v])) for v in places]
+            found = [experiment.values(metric(lines[name], v)) for v in places]
             for s in experiment.seeds:
                 ax.plot(places, [one[s] for one in found], color=drawn.colour, alpha=0.35, linewidth=0.8)
             means = [evidence.interval(one.values()).mean for one in found]
             ax.plot(places, means, color=drawn.colour, marker=drawn.marker or "o")
             ends.append((places[-1], means[-1], drawn.label, drawn.colour))
             said.append(
-                f"{drawn.label}: "
+                f"{title}, {drawn.label}: ".removeprefix(f"{title}, " * (title in ("", drawn.label)))
                 + ", ".join(f"{_short(v)}: {_shown(m, shares)}" for v, m in zip(places, means, strict=True))
             )
-        for name, metric in (baselines or {}).items():
-            ax.axhline(experiment.mean(metric), color=look.MUTED, linestyle=(0, (4, 2)), linewidth=1.2)
-            ends.append((places[-1], experiment.mean(metric), name, look.MUTED))
+        for name, base in (baselines or {}).items():
+            ax.axhline(experiment.mean(base), color=look.MUTED, linestyle=(0, (4, 2)), linewidth=1.2)
+            ends.append((places[-1], experiment.mean(base), name, look.MUTED))
         if log:
             ax.set_xscale("log")
         ax.set_xticks(places, [_short(v) for v in places])
         ax.minorticks_off()
         ax.set(title=title, xlabel=xlabel)
         if shares:
-            plots.lines.as_percent(ax)
+            drawn_lines.as_percent(ax)
         if len(ends) > 1:
             plots.label_ends(ax, ends)
     plots.show(fig, f"Lines over {xlabel}. " + ". ".join(said) + ".")

@@ -119,6 +119,7 @@ class Federated(Setting):
     flat: bool = False  # samples as rows [N, D]
     redraw: bool = False  # training and test part drawn anew for each seed from all samples of the set
     last: int = 5  # a run is judged by the mean of its last rounds: one round alone is noisy
+    by_class: bool = False  # the accuracy of each class is looked at, too
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,8 +136,12 @@ class Federated(Setting):
         return self.split(samples.y, self.clients, rng.stream(seed, "split"))
 
     def observers(self, samples: Samples) -> Sequence[Observer]:
-        """What is looked at after every round: ``accuracy`` of the server's model on the test samples."""
-        return [observe.server_accuracy(samples.x_test, samples.y_test)]
+        """What is looked at every round: ``accuracy`` of the server's model, ``class_accuracy`` if ``by_class``."""
+        return [observe.server_accuracy(samples.x_test, samples.y_test, self.by_class)]
+
+    def late(self, observer: Observer) -> Observer:
+        """The observer in the last rounds only, those that judge: for what takes long to look at."""
+        return lambda fed, seen: observer(fed, seen) if seen.number >= self.rounds - self.last else {}
 
     def federation(
         self,

@@ -85,6 +85,19 @@ def test_a_change_reaches_the_field_that_has_its_name_wherever_it_is():
     assert changed.local.lr == SMALL.local.lr
 
 
+def test_a_late_observer_looks_at_the_rounds_that_judge_and_classes_are_looked_at_when_asked():
+    setting = replace(SMALL, by_class=True)
+    late = setting.late(lambda fed, seen: {"seen": seen.number})
+    fed = setting.federation(FedAvg(), 0, watch=[lambda samples: late], device="cpu")
+    fed.run(3)
+    assert [row.get("seen") for row in fed.history] == [None, 1, 2]
+    assert {len(row["class_accuracy"]) for row in fed.history} == {10}
+    plain = SMALL.federation(FedAvg(), 0, device="cpu")
+    plain.run(3)
+    assert [row["accuracy"] for row in plain.history] == [row["accuracy"] for row in fed.history]
+    assert "class_accuracy" not in plain.history[0]
+
+
 def test_none_leaves_what_is_there():
     assert study.vary(SMALL, rounds=None, alpha=None) == SMALL
 

@@ -138,10 +138,10 @@ class Experiment(Generic[S]):
         """``compute(seed)`` for every seed, JSON-able, kept as it is done; for whatever is no federation."""
         return self.run.each(name, lambda some: [compute(s) for s in some], at_once=1)
 
-    def values(self, metric: str) -> dict[int, float]:
-        """A metric's number for each seed."""
-        self.run.values(metric)  # raises for one that was not recorded
-        return {int(s): v for s, v in self.run.metrics[metric].items()}
+    def values(self, metric: str, against: str | None = None) -> dict[int, float]:
+        """A metric's number for each seed, or its difference to that of another metric."""
+        found = self.run.values(metric, against)  # raises for one that was not recorded
+        return dict(zip(map(int, self.run.metrics[metric]), found, strict=True))
 
     def mean(self, metric: str) -> float:
         """A metric's mean over the seeds."""

@@ -129,6 +129,13 @@ class Experiment(Generic[S]):
             for method in runs if methods is None else methods:
                 self.record(f"{name}/{method}", runs.values(method, read))
 
+    def record_found(self, runs: Runs, metric: str = "{name}/{method}") -> None:
+        """Record all numbers that ``finish`` found, under names of that form; a name with a "/" is a whole metric."""
+        for method in runs:
+            for name in next(iter(runs[method].values())).found:
+                whole = name if "/" in name else metric.format(name=name, method=method)
+                self.record(whole, {s: result.found[name] for s, result in runs[method].items()})
+
     def record(self, metric: str, values: Mapping[int, float] | Callable[[int], float]) -> None:
         """Record one number for each seed: a mapping from the seeds, or a function of the seed."""
         for s in self.seeds:

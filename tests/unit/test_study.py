@@ -289,6 +289,15 @@ def test_what_is_looked_for_at_the_end_is_found():
     assert 0 <= runs.mean("local", "client_accuracy") <= 1
 
 
+def test_what_is_found_is_recorded_under_names_of_one_form():
+    experiment = begin(seeds=1)
+    runs = experiment.compare(
+        {"fedavg": FedAvg()}, measures={}, finish=lambda fed, samples: {"rounds": fed.round, "whole/one": fed.clients}
+    )
+    experiment.record_found(runs, "small-{name}/{method}")
+    assert experiment.run.metrics == {"small-rounds/fedavg": {"0": 3}, "whole/one": {"0": 4}}
+
+
 def test_columns_that_are_not_looked_at_every_round_are_averaged_over_those_that_are():
     experiment = begin(seeds=1, rounds=4)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .runs import Result as Result, Runs as Runs
     from .setting import (
         IID as IID,
+        Classes as Classes,
         Dirichlet as Dirichlet,
         Federated as Federated,
         Pooled as Pooled,
@@ -37,7 +38,8 @@ _HOME = {
     **dict.fromkeys(("bars", "curves", "differences", "names", "sweep"), "figures"),
     **dict.fromkeys(("Result", "Runs"), "runs"),
     **dict.fromkeys(
-        ("IID", "Dirichlet", "Federated", "Pooled", "Samples", "Setting", "Shards", "described", "vary"), "setting"
+        ("IID", "Classes", "Dirichlet", "Federated", "Pooled", "Samples", "Setting", "Shards", "described", "vary"),
+        "setting",
     ),
     **dict.fromkeys(("Grid", "grid"), "tuning"),
 }

@@ -51,6 +51,17 @@ class Shards:
 
 
 @dataclass(frozen=True)
+class Classes:
+    """Label skew: every client holds exactly ``per_client`` of the classes (:func:`partition.classes_per_client`)."""
+
+    per_client: int
+
+    def __call__(self, labels: Tensor, clients: int, draws: torch.Generator) -> list[Tensor]:
+        """Rows of each client."""
+        return partition.classes_per_client(labels, clients, self.per_client, draws)
+
+
+@dataclass(frozen=True)
 class IID:
     """No skew: shuffled and dealt out evenly (:func:`partition.iid`)."""
 
@@ -69,12 +80,15 @@ class Pooled:
 
 
 class Samples(NamedTuple):
-    """Training samples of all clients together, x [N, ...] and y [N], and those to be judged by."""
+    """Training samples of all clients together, x [N, ...] and y [N], and those to be judged by: by all of them or,
+    where clients have models of their own, client k by ``rows[k]``.
+    """
 
     x: Tensor
     y: Tensor
     x_test: Tensor
     y_test: Tensor
+    rows: Sequence[Tensor] = ()
 
     def held_out(self, share: float, draws: torch.Generator) -> Samples:
         """The training samples alone, of which a random ``share`` in (0, 1) stands for the test set."""

@@ -173,6 +173,12 @@ def test_each_seed_draws_its_own_samples_and_every_call_the_same():
     assert len(one.y_test) == 100
 
 
+def test_clients_of_a_split_by_classes_hold_as_many_as_it_says():
+    few = study.vary(SMALL, split=study.Classes(3))
+    samples = few.draw(0)
+    assert [len(samples.y[rows].unique()) for rows in few.parts(samples, 0)] == [3] * 4
+
+
 def test_held_out_samples_are_training_samples_that_nobody_trains_on():
     own = SMALL.draw(0)
     part = own.held_out(0.25, rng.stream(0, "x"))
@@ -315,6 +321,15 @@ def test_a_seed_that_diverges_counts_as_the_comparison_says_and_the_others_go_on
     assert runs["sick"][1].found == {"whole": 1}
 
 
+def test_what_is_found_is_recorded_under_names_of_one_form():
+    experiment = begin(seeds=1)
+    runs = experiment.compare(
+        {"fedavg": FedAvg()}, measures={}, finish=lambda fed, samples: {"rounds": fed.round, "whole/one": fed.clients}
+    )
+    experiment.record_found(runs, "small-{name}/{method}")
+    assert experiment.run.metrics == {"small-rounds/fedavg": {"0": 3}, "whole/one": {"0": 4}}
+
+
 def test_columns_that_are_not_looked_at_every_round_are_averaged_over_those_that_are():
     experiment = begin(seeds=1, rounds=4)
 
@@ -374,6 +389,13 @@ def test_records_come_from_a_mapping_or_a_function_and_each_seed_has_one():
         experiment.record("d", {0: 1.0})
     with pytest.raises(KeyError, match="recorded"):
         experiment.values("e")
+
+
+def test_a_difference_of_two_metrics_is_that_of_each_seed(compared):
+    experiment, _ = compared
+    one, other = (experiment.values(f"accuracy/{method}") for method in ("fedprox", "fedavg"))
+    found = experiment.values("accuracy/fedprox", "accuracy/fedavg")
+    assert found == {s: one[s] - other[s] for s in (0, 1)}
 
 
 def test_what_a_run_publishes_fits_the_schema_and_tells_its_setting(compared):

@@ -89,6 +89,16 @@ def test_curves_tell_where_each_method_ends(shown):
     assert list(fig.axes[0].lines[0].get_xdata()) == [2, 3]
 
 
+def test_panels_of_curves_may_share_a_logarithmic_scale(shown):
+    runs = Runs()
+    curves = {"loss": [1.0, 0.1], "own_loss": [1.0, 0.01]}
+    runs.add("fedavg", {0: {"curves": curves, "last": {}, "bytes": 0, "found": {}}})
+    study.curves(runs, *curves, log=True, share=True)
+    left, right = shown[0][0].axes
+    assert left.get_yscale() == "log"
+    assert left.get_ylim() == right.get_ylim()
+
+
 def test_methods_of_a_chapter_get_names_and_colours_of_their_own(monkeypatch):
     monkeypatch.setattr(look, "METHODS", dict(look.METHODS))
     before = look.METHODS["moon"]

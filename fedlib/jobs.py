@@ -105,8 +105,9 @@ def together(federations: Sequence[Federation], rounds: int) -> None:
     """
     _once_each(federations)
     number = require.whole("rounds", rounds)
-    # Entered once around all rounds: where all are equally exact, those inside find nothing to set.
-    with federations[0].net.arithmetic() if federations else nullcontext():
+    equally = len({f.net.precision for f in federations}) == 1
+    # Entered once around all rounds, so that those inside find nothing to set.
+    with federations[0].net.arithmetic() if equally else nullcontext():
         for _ in range(number):
             before = [Kept(f) for f in federations]
             try:

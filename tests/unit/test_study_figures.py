@@ -1,0 +1,94 @@
+"""Figures of experiments: what is drawn, and what the alternative text says of it."""
+
+import re
+
+import pytest
+from matplotlib import pyplot
+
+from fedlib import plots, study
+from fedlib.plots import look
+from fedlib.study.runs import Runs
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The figures and alternative texts that were shown."""
+    seen = []
+    monkeypatch.setattr(plots.look, "show", lambda fig, alt: seen.append((fig, alt)))
+    monkeypatch.setattr(plots, "show", lambda fig, alt: seen.append((fig, alt)), raising=False)
+    yield seen
+    pyplot.close("all")
+
+
+@pytest.fixture
+def experiment():
+    made = study.begin({"quick": study.Setting(seeds=3)}, "quick")
+    values = {"fedavg": (0.5, 0.6, 0.7), "moon": (0.52, 0.61, 0.75), "moon-10": (0.4, 0.4, 0.4)}
+    for method, numbers in values.items():
+        made.record(f"accuracy/{method}", dict(enumerate(numbers)))
+        made.record(f"drift/{method}", {s: 2 * v for s, v in enumerate(numbers)})
+    return made
+
+
+def test_bars_name_every_method_and_its_mean_in_every_panel(experiment, shown):
+    study.bars(experiment, {"Accuracy": "accuracy/{}", "Drift": "drift/{}"}, ["fedavg", "moon"])
+    fig, alt = shown[0]
+    assert "Accuracy: FedAvg 60.0%, MOON 62.7%" in alt
+    assert "Drift: FedAvg 1.2, MOON 1.25" in alt
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["Accuracy", "Drift"]
+
+
+def test_bars_leave_out_what_was_not_measured(experiment, shown):
+    study.bars(experiment, "accuracy/{}", ["fedavg", "scaffold"])
+    assert "scaffold" not in shown[0][1].lower()
+
+
+def test_differences_are_paired_and_signed(experiment, shown):
+    study.differences(experiment, "accuracy/{}", ["moon", "moon-10"], to="fedavg", least=0.02)
+    fig, alt = shown[0]
+    assert "MOON +2.67 points" in alt
+    assert "−20 points" in alt
+    dots = fig.axes[0].collections[0].get_offsets()[:, 0]
+    assert dots.tolist() == pytest.approx([2.0, 1.0, 5.0])
+    assert any(
+        line.get_xdata()[0] == pytest.approx(2.0) for line in fig.axes[0].lines if len(set(line.get_xdata())) == 1
+    )
+
+
+def test_a_sweep_draws_a_mean_over_each_value(experiment, shown):
+    keys = {0: "fedavg", 5: "moon", 10: "moon-10"}
+    study.sweep(
+        experiment, {"Accuracy": "accuracy/{}"}, keys, "weight", baselines={"FedAvg": "accuracy/fedavg"}, log=False
+    )
+    fig, alt = shown[0]
+    thick = max(fig.axes[0].lines, key=lambda line: line.get_linewidth())
+    assert list(thick.get_xdata()) == [0, 5, 10]
+    assert list(thick.get_ydata()) == pytest.approx([0.6, 0.62666667, 0.4])
+    assert "0: 60.0%, 5: 62.7%, 10: 40.0%" in alt
+
+
+def test_curves_tell_where_each_method_ends(shown):
+    runs = Runs()
+    for method, top in (("fedavg", 0.8), ("moon", 0.9)):
+        runs.add(
+            method, {s: {"curves": {"accuracy": [0.1, 0.5, top]}, "last": {}, "bytes": 0, "found": {}} for s in (0, 1)}
+        )
+    study.curves(runs, "accuracy", first=2)
+    fig, alt = shown[0]
+    assert "FedAvg 80.0%, MOON 90.0%" in alt
+    assert list(fig.axes[0].lines[0].get_xdata()) == [2, 3]
+
+
+def test_methods_of_a_chapter_get_names_and_colours_of_their_own(monkeypatch):
+    monkeypatch.setattr(look, "METHODS", dict(look.METHODS))
+    before = look.METHODS["moon"]
+    study.names(pull="pull alone", push="push alone", moon="MOON, μ = 5")
+    pull, push = look.style("pull"), look.style("push")
+    assert (pull.label, push.label) == ("pull alone", "push alone")
+    assert pull.colour != push.colour
+    assert look.METHODS["moon"] == before._replace(label="MOON, μ = 5")
+
+
+def test_no_alternative_text_has_a_hyphen_for_a_minus(experiment, shown):
+    study.differences(experiment, "drift/{}", ["moon-10"], to="fedavg")
+    assert not re.search(r"(?<![\w.])-\d", shown[0][1])

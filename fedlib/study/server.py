@@ -1,7 +1,8 @@
-"""Servers with images of their own, and a server step tried out without consequences."""
+"""Servers with images of their own, and what other server steps would make of the models they receive."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -12,7 +13,6 @@ from torch import Tensor
 from fedlib import data, metrics, rng
 from fedlib.algorithms import FedAvg
 from fedlib.federation import Federation, Observer, Round, weighted_mean
-from fedlib.models.net import State
 from fedlib.study.setting import Federated, Samples
 
 
@@ -49,7 +49,7 @@ class _Parts(NamedTuple):
     labelled: tuple[Tensor, Tensor]
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def _parted(
     name: str, held_out: int, validation: int, samples: int | None, test: int | None, dtype: torch.dtype, seed: int
 ) -> _Parts:
@@ -62,21 +62,6 @@ def _parted(
     return _Parts(clients, own.x_train[unlabelled], (own.x_train[labelled], own.y_train[labelled]))
 
 
-def shares(fed: Federation, seen: Round, weighting: str = "samples") -> Tensor:
-    """Weights [m] (float64, of sum 1) of a round's clients in the average: by their samples, or ``"uniform"``."""
-    sizes = torch.tensor([len(fed.split[k]) for k in seen.clients], dtype=torch.float64)
-    sizes = sizes if weighting == "samples" else torch.ones_like(sizes)
-    return sizes / sizes.sum()
-
-
-def fused(fed: Federation, uploads: list[State], weights: Tensor, algorithm: FedAvg) -> State:
-    """What the server step of ``algorithm`` makes of the uploads; the federation stays as it is."""
-    state, memory = fed.state, dict(fed.memory)
-    fed.aggregate(uploads, weights, algorithm)
-    made, fed.state, fed.memory = fed.state, state, memory
-    return made
-
-
 def received(samples: Samples) -> Observer:
     """For ``watch``: test accuracy of what the server received in a round, whatever it made of it: ``averaged``, the
     averaged model, and ``ensemble``, the averaged logits.
@@ -85,9 +70,38 @@ def received(samples: Samples) -> Observer:
     def observe(fed: Federation, seen: Round) -> dict[str, Any]:
         x, y = fed.input(samples.x_test), samples.y_test.to(fed.device)
         states = [{**fed.state, **upload} for upload in seen.uploads]
-        average = weighted_mean(states, shares(fed, seen, fed.algorithm.weighting))
-        together = fed.net.predict_all(states, x).mean(0)
-        alone = fed.net.predict(average, x)
+        average = weighted_mean(states, _shares(fed, seen, fed.algorithm))
+        alone, together = fed.net.predict(average, x), fed.net.predict_all(states, x).mean(0)
         return {"averaged": metrics.accuracy(alone, y), "ensemble": metrics.accuracy(together, y)}
 
     return observe
+
+
+def fusions(ways: Mapping[str, FedAvg], number: int) -> Callable[[Samples], Observer]:
+    """For ``watch``: what other server steps would make of the models received in round ``number`` (from 1 on), while
+    the federation goes on undisturbed. ``fused/<name>`` is the test accuracy, ``agreement/<name>`` the share of test
+    samples on which the fused model and the ensemble of the received ones name the same class.
+    """
+
+    def observe(fed: Federation, seen: Round, samples: Samples) -> dict[str, Any]:
+        x, y, found = fed.input(samples.x_test), samples.y_test.to(fed.device), {}
+        ensemble = fed.net.predict_all([{**fed.state, **upload} for upload in seen.uploads], x).mean(0)
+        for name, way in ways.items():
+            state, memory = fed.state, dict(fed.memory)
+            fed.aggregate(seen.uploads, _shares(fed, seen, way), way)
+            logits = fed.net.predict(fed.state, x)
+            fed.state, fed.memory = state, memory
+            found[f"fused/{name}"] = metrics.accuracy(logits, y)
+            found[f"agreement/{name}"] = metrics.agreement(logits, ensemble)
+        return found
+
+    def watch(samples: Samples) -> Observer:
+        return lambda fed, seen: observe(fed, seen, samples) if seen.number + 1 == number else {}
+
+    return watch
+
+
+def _shares(fed: Federation, seen: Round, algorithm: FedAvg) -> Tensor:
+    sizes = torch.tensor([len(fed.split[k]) for k in seen.clients], dtype=torch.float64)
+    sizes = sizes if algorithm.weighting == "samples" else torch.ones_like(sizes)
+    return sizes / sizes.sum()

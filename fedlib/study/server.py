@@ -26,14 +26,16 @@ class WithServer(Federated):
 
     held_out: int  # images that the server keeps, without labels
     validation: int = 0  # and with labels
+    images: str | None = None  # the set from which those without labels come; None: the clients' own
 
     def draw(self, seed: int) -> Samples:
         """The samples of a seed."""
         return self._parts(seed).clients
 
-    def unlabelled(self, seed: int) -> Tensor:
-        """The server's images [held_out, ...]."""
-        return self._parts(seed).unlabelled
+    def unlabelled(self, seed: int, images: str | None = None) -> Tensor:
+        """The server's images [held_out, ...], or the first of another set's, in the form of this one's."""
+        foreign = images or self.images
+        return _foreign(self.data, foreign, self.held_out, self.dtype) if foreign else self._parts(seed).unlabelled
 
     def labelled(self, seed: int) -> tuple[Tensor, Tensor]:
         """The server's images with labels: x [validation, ...] and y [validation]."""
@@ -60,6 +62,12 @@ def _parted(
     judge = torch.randperm(len(own.y_test), generator=rng.stream(0, "test"))[:test]
     clients = Samples(own.x_train[train], own.y_train[train], own.x_test[judge], own.y_test[judge])
     return _Parts(clients, own.x_train[unlabelled], (own.x_train[labelled], own.y_train[labelled]))
+
+
+@lru_cache(maxsize=2)
+def _foreign(name: str, foreign: str, count: int, dtype: torch.dtype) -> Tensor:
+    pixels = data.load(foreign, dtype=dtype, normalise=False).x_train[:count]
+    return data.load(name, dtype=dtype).standardise(pixels)
 
 
 def received(samples: Samples) -> Observer:

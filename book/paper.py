@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
 
-from book import cards, chapters, files, website
+from book import cards, chapters, contents, files, website
 from book.errors import PressError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -33,7 +33,7 @@ NUMBERED = "html {{ counter-reset: page {before} }}"
 def write(target: Path, site: Path | None = None, documents: list[str] | None = None) -> Path:
     """Print ``documents`` (the whole table of contents) into one PDF. Raises PressError without site or Chromium."""
     site = site or website.require().parent
-    documents = documents if documents is not None else contents()
+    documents = documents if documents is not None else contents.pages()
     if missing := [name for name in documents if not (site / f"{name}.html").is_file()]:
         raise PressError(f"{site / missing[0]}.html is missing; build the website first: python -m book build")
     browser = next((found for name in BROWSERS if (found := which(name))), None)
@@ -76,18 +76,6 @@ def printed_pages(site: Path, documents: list[str], browser: str) -> Iterator[tu
             before += len(PdfReader(io.BytesIO(printed)).pages)
             yield title, printed
         chromium.close()
-
-
-def contents() -> list[str]:
-    """Every page in the order of ``_toc.yml``."""
-    path = chapters.ROOT / "_toc.yml"
-    toc = cards.read_yaml(path)
-    try:
-        return [str(toc["root"]), *(str(chapter["file"]) for part in toc["parts"] for chapter in part["chapters"])]
-    except (KeyError, TypeError) as error:
-        raise PressError(
-            f"{path}: expected root, and parts with chapters that each name a file, got {error}"
-        ) from error
 
 
 def book_title() -> str:

@@ -6,15 +6,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from book import cards, chapters, freshness, records, reference
+from book import cards, chapters, form, freshness, records, reference
 from book.board import styled
 from book.errors import PressError
 
 _COLOURS = {
     "holds": "green",
+    "smaller": "cyan",
     "direction only": "cyan",
-    "inconclusive": "yellow",
-    "fails": "red",
+    "no effect": "magenta",
+    "opposite": "red",
+    "open": "yellow",
+    "no room": "dim",
     "not run": "dim",
 }
 
@@ -37,6 +40,31 @@ def chapter_list(console: Console) -> list[str]:
     if table.row_count:
         console.print(table)
     return faults
+
+
+def forms(console: Console) -> None:
+    """How long each chapter is and how soon it shows a figure, beside the aims, and what several chapters define."""
+    written = [slug for slug in chapters.slugs() if chapters.chapter_path(slug).exists()]
+    names = {"code_lines": "lines of code", "open_lines": "open", "words": "words", "cells": "cells",
+             "longest_cell": "longest", "first_figure": "figure after", "wide_lines": "cut off", "crowded": "crowded",
+             "functions": "functions"}  # fmt: skip
+    table = _plain("chapter", *names.values())
+    table.add_row("aim", *(f"{form.AIMS[name]:g}" if name in form.AIMS else "" for name in names), style="dim")
+    for slug in written:
+        measures = vars(form.measure(slug))
+        shown = {name: f"{value:.1f}" if name == "first_figure" else str(value) for name, value in measures.items()}
+        over = {name for name, aim in form.AIMS.items() if measures[name] > aim}
+        table.add_row(slug, *(f"[yellow]{shown[name]}[/]" if name in over else shown[name] for name in names))
+    console.print(table)
+    console.print(
+        "lines with something on them; words outside deviations, folded boxes and code; screens before the first "
+        f"figure (estimated); lines that the column cuts off; paragraphs with more than {form.NUMBERS} numbers",
+        style="dim",
+    )
+    shared = form.shared_functions(written)
+    console.print(f"functions that several chapters define: {len(shared)} (aim: 0)")
+    for name, slugs in shared.items():
+        console.print(f"  {name}: {', '.join(slugs)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def number(value: float, unit: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from book import cards, chapters, checks, files, freshness, jobs, locking, reference
+from book import cards, chapters, checks, contents, files, freshness, jobs, locking, reference
 from book.errors import PressError, cannot
 
 _SOURCES = ("papers", "book", "fedlib", "benchmarks", "tests", "data")
@@ -78,9 +78,12 @@ def build(draft: bool = False) -> tuple[Path, bool]:
     """Build the website unless nothing has changed. Returns its first page and whether it was built.
 
     Raises PressError when a chapter was never executed, is stale or failed (not with `draft`, where pages
-    say so themselves), and when Sphinx warns or fails; the last good website then stays where it is.
+    say so themselves), when a page and the table of contents do not know each other, and when Sphinx warns or
+    fails; the last good website then stays where it is.
     """
     restore()
+    if lost := contents.problems():
+        raise PressError("\n".join(["not built:", *(f"  {line}" for line in lost)]))
     if not draft and (problems := unpublishable()):
         listed = "\n".join(f"  {p}" for p in problems)
         raise PressError(f"not published:\n{listed}\nrun `python -m book run`, or build with --draft")

@@ -5,17 +5,27 @@ Directives compose these instead of writing HTML, so the same tree serves every 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from docutils import nodes
 from sphinx import addnodes
 
+from book.amounts import number as number, quantity as quantity, span as span
+
 Cell: TypeAlias = "nodes.Node | str | Sequence[Cell]"
 
 # A sign beside the word: a verdict must be readable without colour.
-SIGNS = {"holds": "✓", "direction only": "↗", "inconclusive": "?", "fails": "✗", "not run": "–"}
+SIGNS = {
+    "holds": "✓",
+    "smaller": "<",
+    "direction only": "↗",
+    "no effect": "≈",
+    "opposite": "✗",
+    "open": "?",
+    "no room": "□",
+    "not run": "–",
+}
 
 
 def inline(content: Cell, *classes: str) -> nodes.inline:
@@ -48,7 +58,7 @@ def link(text: Cell, address: str) -> nodes.reference:
 def page_link(text: Cell, document: str, source: str) -> nodes.Node:
     """A link to another page (``document`` is its name from the root, without suffix), or its text where there is none.
 
-    A chapter that the table of contents lacks has no page; ``rebuild.py`` says so, once.
+    A draft that the table of contents lacks has no page.
     """
     return addnodes.pending_xref(
         "",
@@ -128,44 +138,3 @@ def join(parts: Iterable[Cell], between: str = ", ") -> list[nodes.Node]:
             result.append(nodes.Text(between))
         result += pieces(part)
     return result
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for people: three significant digits, no exponent where it can be avoided, a true minus sign."""
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    size = abs(value)
-    if value == int(value) and size < 1e6:
-        text = f"{int(value):,}"
-    elif 1e-3 <= size < 1e6:
-        decimals = max(0, digits - 1 - math.floor(math.log10(size)))
-        text = f"{value:,.{decimals}f}"
-    else:
-        text = f"{value:.{digits - 1}e}"
-    return text.replace("-", "−").replace(",", "\u2009")
-
-
-def quantity(value: float | None, unit: str, difference: bool = False) -> str:
-    """A value in the unit of its metric. ``accuracy`` is shown in percent, its differences in points."""
-    if value is None:
-        return "–"
-    sign = "+" if difference and value > 0 else ""
-    if unit == "accuracy" and math.isfinite(value):
-        return f"{sign}{100 * value:.1f}".replace("-", "−") + (" points" if difference else "%")
-    if unit == "bytes" and math.isfinite(value):
-        for name, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-            if abs(value) >= size:
-                return f"{sign}{number(value / size)} {name}"
-        return f"{sign}{number(value)} B"
-    return f"{sign}{number(value)}" + ("" if unit in ("", "ratio", "fraction", "accuracy") else f" {unit}")
-
-
-def span(low: float | None, high: float | None, unit: str) -> str:
-    """An interval in the scale of :func:`quantity`; the unit is not repeated."""
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return "no interval (one seed)"
-    if unit == "accuracy":
-        return f"[{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−")
-    return f"[{number(low)}, {number(high)}]"

@@ -9,6 +9,7 @@ from docutils.nodes import Node
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 
+from book import expressions
 from book.site import card, elements, press
 from book.site.rebuild import BookDirective
 
@@ -25,44 +26,53 @@ class EvidenceDirective(BookDirective):
             raise self.error("evidence is shown in papers/<slug>/chapter.md; this page is not a chapter")
         if profile not in press.PROFILES:
             raise self.error(f"unknown profile {profile!r}: expected one of {', '.join(press.PROFILES)}")
-        found = press.measured(slug, profile)
-        if found is None:
-            return not_run(slug, profile)
-        patterns = self.options.get("metrics", "*").replace(",", " ").split()
-        chosen = [name for name in found.metrics if any(fnmatchcase(name, pattern) for pattern in patterns)]
-        if not chosen:
-            raise self.error(
-                f"no metric of {slug} at the {profile} profile matches {' '.join(patterns)!r}; "
-                f"it has: {', '.join(found.metrics)}"
-            )
-        rows = [metric_row(name, found.metrics[name], unit_of(slug, name)) for name in chosen]
-        table = elements.table(["Metric", "Mean", "95% interval", "Seeds"], rows, [40, 18, 28, 14], "evidence")
-        origin = [elements.inline(profile, "profile"), " ", card.provenance(found.provenance)]
-        if found.earlier:
-            origin += [" ", elements.label(f"measured with earlier code ({found.commit})", "earlier")]
-        if found.unknown:
-            origin += [" ", elements.label(f"on unknown data ({found.unknown})", "earlier")]
-        return [table, elements.paragraph(origin, "origin")]
+        try:
+            return shown(slug, profile, self.options.get("metrics", "*"))
+        except ValueError as problem:
+            raise self.error(str(problem)) from None
+
+
+def shown(slug: str, profile: str, wanted: str) -> list[Node]:
+    """A table of the metrics that match one of the patterns ``wanted``. Raises ValueError where none does."""
+    found = press.measured(slug, profile)
+    if found is None:
+        return not_run(slug, profile)
+    patterns = wanted.replace(",", " ").split()
+    chosen = [name for name in found.metrics if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise ValueError(
+            f"no metric of {slug} at the {profile} profile matches {' '.join(patterns)!r}; "
+            f"it has: {', '.join(found.metrics)}"
+        )
+    rows = [metric_row(name, found.metrics[name], unit_of(slug, name)) for name in chosen]
+    table = elements.table(["Metric", "Mean", "95% interval", "Seeds"], rows, [40, 18, 28, 14], "evidence")
+    origin = [elements.inline(profile, "profile"), " ", card.provenance(found.provenance)]
+    if found.earlier:
+        origin += [" ", elements.label(f"measured with earlier code ({found.commit})", "earlier")]
+    if found.unknown:
+        origin += [" ", elements.label(f"on unknown data ({found.unknown})", "earlier")]
+    return [table, elements.paragraph(origin, "origin")]
 
 
 def unit_of(slug: str, metric: str) -> str:
-    """The unit that the card gives a metric in a claim; else what its name says."""
-    for claim in press.card(slug).claims:
-        if metric in (claim.metric, claim.against):
-            return claim.unit
-    family = metric.split("/")[0].split("-")
-    if "accuracy" in family:
-        return "accuracy"
-    return "bytes" if family[-1] == "bytes" else ""  # bytes-ratio/... is a ratio
+    """The unit that the card gives a metric, by its name, its family or a claim; else what its name says."""
+    return expressions.unit_of(metric, units(slug))
+
+
+def units(slug: str) -> dict[str, str]:
+    """Units by metric or family, by the card of a chapter."""
+    card = press.card(slug)
+    claimed = [(metric, claim.unit) for claim in card.claims for metric in (claim.metric, claim.against)]
+    return expressions.all_units(card.units, claimed)
 
 
 def metric_row(name: str, metric: dict[str, Any], unit: str) -> list[elements.Cell]:
     """One metric: name, mean, interval, number of seeds."""
-    low, high = metric.get("ci95") or (None, None)
+    mean, (low, high) = metric.get("mean"), metric.get("ci95") or (None, None)
     return [
         elements.code(name),
-        elements.quantity(metric.get("mean"), unit),
-        elements.span(low, high, unit),
+        elements.quantity(mean, unit),
+        elements.span(low, high, unit, beside=mean),
         str(len(metric.get("values") or {})),
     ]
 

@@ -12,10 +12,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 from book.cards import Claim
-from book.site import best, elements, languages, press
+from book.site import best, captions, elements, languages, press
 from book.site.elements import Cell
 
-SECTION, TWIN, MOST = "In short", "中文", 3
+SECTION, MOST = "In short", 3
 
 
 def differing(slug: str) -> list[tuple[Claim, press.Best]]:
@@ -59,10 +59,9 @@ def add(app: Sphinx, doctree: nodes.document) -> None:
     if slug is None or short is None or not press.measured(slug, "quick"):
         return
     ledger = sections["Claims"]["ids"][0] if "Claims" in sections else ""
-    for folded in short.findall(nodes.container):
-        if folded.get("design_component") == "dropdown" and folded.astext().startswith(TWIN):
-            folded += note(slug, languages.FOLDED, ledger)
-    texts = [i for i, part in enumerate(short) if i == 0 or isinstance(part, nodes.paragraph)]
+    for folded in languages.folded(short):
+        folded += note(slug, languages.FOLDED, ledger)
+    texts = [i for i, part in enumerate(short) if i == 0 or isinstance(part, nodes.paragraph | captions.cell_figure)]
     end = next((i for i in range(1, len(short)) if i not in texts), len(short))
     short.insert(end, note(slug, app.env.docname, ledger))
 

@@ -35,10 +35,6 @@ def outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed:
     now = {page: press.signature(slug) for page in env.found_docs if (slug := press.slug_of(page))}
     for page in sorted(now):
         warn(page)
-    for slug in press.slugs():
-        if press.document_of(slug) not in now:
-            text = f"{press.document_of(slug)}.md has no page: add it to _toc.yml under {press.card(slug).part!r}"
-            LOG.warning("%s", text, type="book", subtype="toc")
     again = {page for page in now if now[page] != before.get(page)} | getattr(env, "book_broken", set())
     if now != before:
         again |= getattr(env, "book_drawn", set())

@@ -43,27 +43,36 @@ class CCVR(FedAvg):
 
         ``number`` of rounds played, part of the key of the draws: the federation's own by default.
         """
+        fed.state = self._fitted(fed, self.collect(fed), number)
+
+    def calibrated(self, fed: Federation, number: int | None = None) -> State:
+        """The server's model as it would be if the extra round were played now: nothing is booked, nothing changes."""
+        return self._fitted(fed, pool([Moments.received(payload) for payload in self._payloads(fed)]), number)
+
+    def _fitted(self, fed: Federation, moments: Moments, number: int | None) -> State:
         number = fed.round if number is None else number
-        moments = self.collect(fed)
         z, y = sample(moments, [self.how.samples] * len(moments.count), fed.seed, "virtual features", number)
         head = {n.removeprefix(HEAD): t for n, t in fed.state.items() if n.startswith(HEAD)}
         fitted = fit_head(head, z, y, self.how, rng.stream(fed.seed, "calibration", number))
-        fed.state = fed.state | {HEAD + n: t for n, t in fitted.items()}
+        return fed.state | {HEAD + n: t for n, t in fitted.items()}
 
     def collect(self, fed: Federation) -> Moments:
         """The extra round without its end: the pooled moments of all clients' features, booked in the ledger.
 
         Raises ValueError for a network without a common linear layer ``head``.
         """
+        sent = self._payloads(fed)
+        fed.ledger.down.append(payload_bytes(self.broadcast(fed)) * fed.clients)
+        fed.ledger.up.append(sum(map(payload_bytes, sent)))
+        return pool([Moments.received(payload) for payload in sent])
+
+    def _payloads(self, fed: Federation) -> list[State]:
         if f"{HEAD}weight" not in fed.state or any(n.startswith(HEAD) for n in fed.personal):
             raise ValueError(
                 "CCVR calibrates a linear classifier that all clients share: the network needs a layer named 'head', "
                 f"and none of it may be personal; parameters {list(fed.net.parameters)}, personal {list(fed.personal)}"
             )
-        sent = [self.moments(fed, k).payload(fed.dtype) for k in range(fed.clients)]
-        fed.ledger.down.append(payload_bytes(self.broadcast(fed)) * fed.clients)
-        fed.ledger.up.append(sum(map(payload_bytes, sent)))
-        return pool([Moments.received(payload) for payload in sent])
+        return [self.moments(fed, k).payload(fed.dtype) for k in range(fed.clients)]
 
     def moments(self, fed: Federation, client: int) -> Moments:
         """A client's class moments: of the *received* model's features, in evaluation mode, without augmentation."""

@@ -19,16 +19,18 @@ class FedMD(FedAvg):
     Nothing but logits travels: [U, C] each way. ``digest`` is ``"kl"`` (KL at temperature 1, as FedDF distils) or
     ``"mae"`` (mean absolute error of logits, as in the released code). The paper's clients first train on *labels*
     of the public set; here it has none, so that FedMD and FedDF see the same data. There is no server model:
-    ``fed.state`` stays the common start, and the clients' models are ``fed.own``.
+    ``fed.state`` stays the common start, and the clients' models are ``fed.own``. ``weighting`` of the consensus:
+    ``"uniform"`` as in the paper, or ``"samples"``.
     """
 
     personal = ("*",)
     weighting = "uniform"
 
-    def __init__(self, public: Tensor, digest_epochs: int = 1, digest: str = "kl"):
+    def __init__(self, public: Tensor, digest_epochs: int = 1, digest: str = "kl", weighting: str = "uniform"):
         if digest not in ("kl", "mae"):
             raise ValueError(f"digest must be 'kl' or 'mae', got {digest!r}")
         self.public, self.digest_epochs, self.digest = public, require.whole("digest_epochs", digest_epochs), digest
+        self.weighting = require.one_of("weighting", weighting, ("uniform", "samples"))
 
     def setup(self, fed: Federation) -> None:
         fed.input(self.public[:1])  # raises for inputs that nobody prepares

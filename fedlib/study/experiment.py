@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from fedlib import evidence, require
 from fedlib.algorithms import FedAvg
 from fedlib.federation import Federation, Observer, together
 from fedlib.study import tuning
-from fedlib.study.runs import Measure, Runs, summary
+from fedlib.study.runs import Measure, Result, Runs, summary
 from fedlib.study.setting import Federated, Pooled, Samples, Setting, described, vary
 
 S = TypeVar("S", bound=Setting)
@@ -83,6 +84,7 @@ class Experiment(Generic[S]):
         watch: Watch = (),
         finish: Finish | None = None,
         ceiling: bool = False,
+        chance: float | None = None,
         **changes: Any,
     ) -> Runs:
         """Train every method on every seed, seeds side by side, and record what the ``measures`` read.
@@ -93,19 +95,23 @@ class Experiment(Generic[S]):
         default ``accuracy``. The metric is called ``accuracy/<method>``, and ``accuracy-<where>/<method>`` in a setting
         with a name. ``watch`` adds observers, made of the samples; ``finish(federation, samples)`` may look at the
         trained federation, and what it returns is ``found`` in the result. With ``ceiling``, one model is trained on
-        all clients' samples in one place, for as many epochs: the method ``pooled``.
+        all clients' samples in one place, for as many epochs: the method ``pooled``. Training that diverges raises
+        ArithmeticError, unless ``chance`` says what such a run scores.
 
         What is done is kept (:meth:`fedlib.evidence.Run.each`): a run that was killed goes on.
         """
-        setting, runs = self._varied(changes), Runs(where)
+        setting, runs = self._varied(changes), Runs(where) if chance is None else Runs(where, chance)
         ways = {name: m if isinstance(m, Method) else Method(m) for name, m in methods.items()}
         if ceiling:
             ways["pooled"] = Method(FedAvg(), split=Pooled(), clients=1, participation=1.0)
         for name, way in ways.items():
-            played = partial(_played, vary(setting, **way.changes), way, self.device, watch, finish)
+            played = partial(_played, vary(setting, **way.changes), way, self.device, watch, finish, chance is not None)
             key = f"{name}, {where}" if where else name
             runs.add(name, self.run.each(key, played, at_once=setting.at_once))
+        known = set(self.run.metrics)
         self.measure(runs, {"accuracy": "accuracy"} if measures is None else measures)
+        if beside := sys.modules.get("fedlib.study.beside"):  # a notebook that knows the book's numbers
+            beside.show(self.run, sorted(set(self.run.metrics) - known))
         return runs
 
     def tune(self, methods: Mapping[str, tuning.Grid], **options: Any) -> dict[str, Method]:
@@ -160,9 +166,22 @@ class Experiment(Generic[S]):
 
 
 def _played(
-    setting: Federated, method: Method, device: str, watch: Watch, finish: Finish | None, seeds: list[int]
+    setting: Federated,
+    method: Method,
+    device: str,
+    watch: Watch,
+    finish: Finish | None,
+    may_diverge: bool,
+    seeds: list[int],
 ) -> list[dict[str, Any]]:
-    return train(setting, method, seeds, device, watch, finish)
+    try:
+        return train(setting, method, seeds, device, watch, finish)
+    except ArithmeticError:
+        if not may_diverge:
+            raise
+        if len(seeds) == 1:
+            return [Result(curves={}, last={}, bytes=0, found={}, diverged=True)]
+        return [_played(setting, method, device, watch, finish, True, [s])[0] for s in seeds]
 
 
 def train(

@@ -30,6 +30,11 @@ class Result(dict[str, Any]):
         """What the chapter looked for in the trained federation."""
         return self["found"]
 
+    @property
+    def diverged(self) -> bool:
+        """Whether training diverged, and nothing can be said of its end."""
+        return self.get("diverged", False)
+
 
 def summary(fed: Federation, last: int, found: Mapping[str, Any]) -> Result:
     """The result of a federation that has played; ``last``: how many rounds judge."""
@@ -46,11 +51,12 @@ def summary(fed: Federation, last: int, found: Mapping[str, Any]) -> Result:
 class Runs(Mapping[str, dict[int, Result]]):
     """Results by method, then by seed, of methods that share samples, split, batches and first weights.
 
-    ``where`` names the setting in which they ran; it is empty for the chapter's own.
+    ``where`` names the setting in which they ran; it is empty for the chapter's own. ``chance`` is the number of every
+    measure of a run that diverged.
     """
 
-    def __init__(self, where: str = "") -> None:
-        self.where, self._results = where, dict[str, dict[int, Result]]()
+    def __init__(self, where: str = "", chance: float = math.nan) -> None:
+        self.where, self.chance, self._results = where, chance, dict[str, dict[int, Result]]()
 
     def add(self, method: str, results: Mapping[int, Any]) -> None:
         """Put results of a method in; raises ValueError when it has some already."""
@@ -70,9 +76,11 @@ class Runs(Mapping[str, dict[int, Result]]):
         return len(self._results)
 
     def values(self, method: str, measure: Measure) -> dict[int, float]:  # type: ignore[override]
-        """One number for each seed: the mean of a column over the last rounds, or any function of the result."""
+        """One number for each seed: the mean of a column over the last rounds, or any function of the result; chance
+        for a run that diverged.
+        """
         read = measure if callable(measure) else lambda result: result.last[measure]
-        return {s: read(result) for s, result in self[method].items()}
+        return {s: self.chance if result.diverged else read(result) for s, result in self[method].items()}
 
     def mean(self, method: str, measure: Measure) -> float:
         """Mean over the seeds."""

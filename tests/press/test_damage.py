@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from book import chapters, execute, files, jobs, locking, paper, runner, website
+from book import chapters, contents, execute, files, jobs, locking, paper, runner, website
 
 ROOT = Path(__file__).parents[2]
 # What a disk, an editor, a killed program or a merge leaves behind. A link to itself cannot be read by anybody, as a
@@ -63,7 +63,8 @@ COMMANDS = [
 TEXTS = {
     "book/entries.yml": '- {number: 1, slug: other, noted: 2021-09-18, heading: "Another", part: Foundations}\n',
     "_config.yml": "title: A book\n",
-    "_toc.yml": "root: index\nparts:\n- chapters:\n  - {file: index}\n",
+    "_toc.yml": "root: index\nparts:\n- chapters: [{file: papers/bad/chapter}, {file: papers/good/chapter}]\n",
+    "index.md": "",
     "_build/locks/bad-quick.lock": "",
     "_build/locks/bad-quick.holder": "pid 1, since yesterday\n",
     "_build/progress/bad-quick.txt": "[1/3] seed 0\n",
@@ -93,8 +94,8 @@ def book(tree, monkeypatch, whole):
 
     def sphinx(draft):
         made = chapters.build_folder() / "new-site" / "_build" / "html"
-        made.mkdir(parents=True, exist_ok=True)
-        (made / "index.html").write_text("<p>a page</p>")
+        for page in contents.pages():
+            files.write(made / f"{page}.html", "<p>a page</p>")
         return made
 
     monkeypatch.setattr(runner, "Child", Child)

@@ -41,7 +41,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(tree, monkeypatch, command):
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
 def test_a_build_that_is_stopped_leaves_no_sphinx_behind(tree, until, sent):
     """Sphinx is a process of its own; a stand-in for it writes down which, and waits."""
-    for name, text in {"_config.yml": "title: x\n", "_toc.yml": "format: jb-book\nroot: index\n"}.items():
+    for name, text in {"_config.yml": "title: x\n", "_toc.yml": "root: index\nparts: []\n", "index.md": ""}.items():
         (tree.root / name).write_text(text)
     package = tree.root / "jupyter_book" / "cli"
     package.mkdir(parents=True)

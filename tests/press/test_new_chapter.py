@@ -1,11 +1,16 @@
 """A new chapter runs, passes the schema, and has every section."""
 
+import shutil
+from pathlib import Path
+
 import jupytext
 import pytest
 import yaml
 
-from book import cards, chapters, scaffold
+from book import cards, chapters, form, lint, reference, scaffold
 from book.errors import PressError
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_the_draft_has_every_section_and_a_card(tree):
@@ -25,14 +30,40 @@ def test_the_draft_is_written_as_jupytext_writes_it(tree):
     assert text.split("---\n", 2)[2] == cells
 
 
-def test_the_draft_runs_and_is_accepted_at_smoke_and_quick(tree):
+def test_the_draft_is_laid_out_well_and_keeps_to_the_form_of_a_chapter(tree):
     scaffold.create("new-method")
+    shutil.copy(REPOSITORY / "pyproject.toml", tree.root)
+    assert lint.findings("new-method") == []
+    measured = vars(form.measure("new-method"))
+    assert {name: measured[name] for name, aim in form.AIMS.items() if measured[name] > aim} == {}
+
+
+def test_the_draft_compares_two_methods_and_is_accepted_at_smoke_and_quick(tree):
+    shutil.copytree(REPOSITORY / "fedlib", tree.root / "fedlib", dirs_exist_ok=True)
+    scaffold.create("new-method")
+    card = chapters.card_path("new-method")
+    card.write_text(
+        card.read_text().replace("claims: []\n", "").replace("\n# ", "\n").replace("\nA claim", "\n# A claim")
+    )
+    assert [claim.kind for claim in cards.load("new-method").claims] == ["primary"]
     for profile in ("smoke", "quick"):
         record = tree.run("new-method", profile)
         assert record["status"] == "ok", record["error"]
         assert tree.press("accept", "new-method", "--profile", profile)[0] == 0
     status, output = tree.press("check")
     assert status == 0, output
+    seen = reference.committed("new-method", "quick")
+    assert len(seen["seeds"]) == 3
+    assert set(seen["metrics"]) == {"accuracy/fedavg", "accuracy/fedprox"}
+    assert seen["claims"]["fedprox-wins"]["value"] is not None
+    assert seen["metrics"]["accuracy/fedavg"]["mean"] > 0.3, "ten digits: chance is 0.1"
+
+
+def test_the_off_switch_that_the_draft_names_is_fedavg(tree):
+    shutil.copytree(REPOSITORY / "fedlib", tree.root / "fedlib", dirs_exist_ok=True)
+    scaffold.create("new-method")
+    seen = tree.run("new-method", "smoke", overrides={"mu": 0.0})["evidence"]["metrics"]
+    assert seen["accuracy/fedprox"] == seen["accuracy/fedavg"]
 
 
 def test_the_register_fills_in_what_it_knows(tree):

@@ -72,13 +72,49 @@ def test_a_build_that_fails_keeps_the_last_website(tree, sphinx, monkeypatch):
 
 def test_the_warnings_of_a_failed_build_are_shown(tree):
     (tree.root / "_config.yml").write_text("title: x\n")
-    (tree.root / "_toc.yml").write_text("format: jb-book\nroot: nowhere\n")
+    (tree.root / "_toc.yml").write_text("format: jb-book\nroot: index\nparts:\n- chapters:\n  - file: other\n")
+    for page in ("index", "other"):
+        (tree.root / f"{page}.md").write_text(f"# A page\n\n{{doc}}`nowhere-{page}`\n")
     status, output = tree.press("build")
     assert status == 2
     assert "the website was not built" in output
     assert "nowhere" in output, "what Sphinx says about the missing page"
     assert str(chapters.build_folder() / "site.log") in output
     assert "Traceback (most recent call last)" not in output.split("full log")[1]
+
+
+def with_contents(tree, *pages):
+    """A table of contents of these pages, each of which is there."""
+    for path in (tree.root / f"{page}.md" for page in pages):
+        if not path.exists():
+            files.write(path, "# A page")
+    listed = "".join(f"\n  - file: {page}" for page in pages)
+    (tree.root / "_toc.yml").write_text(f"format: jb-book\nroot: {pages[0]}\nparts:\n- chapters:{listed}\n")
+
+
+@pytest.mark.parametrize("options", [[], ["--draft"]])
+def test_a_page_outside_the_table_of_contents_stops_the_build(tree, sphinx, options):
+    tree.add("demo")
+    tree.pretend("demo")
+    tree.add("draft", claims=[])
+    files.write(tree.root / "book" / "pages" / "lost.md", "# Nobody finds this")
+    with_contents(tree, "index")
+    status, output = tree.press("build", *options)
+    assert status == 2
+    assert "papers/demo/chapter.md is not in _toc.yml: add `- file: papers/demo/chapter` under 'Foundations'" in output
+    assert "book/pages/lost.md is not in _toc.yml: add `- file: book/pages/lost` to a part" in output
+    assert "draft" not in output, "what is not finished may stay outside"
+    assert sphinx == []
+    with_contents(tree, "index", "papers/demo/chapter", "book/pages/lost")
+    assert tree.press("build", "--draft")[0] == 0
+
+
+def test_an_entry_of_the_table_of_contents_without_a_page_stops_the_build(tree, sphinx):
+    with_contents(tree, "index", "gone")
+    (tree.root / "gone.md").unlink()
+    status, output = tree.press("build", "--draft")
+    assert (status, sphinx) == (2, [])
+    assert "_toc.yml: there is no gone.md: write it, or take `- file: gone` out" in output
 
 
 def test_serve_gives_the_website_and_says_when_there_is_none(tree, sphinx):

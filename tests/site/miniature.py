@@ -117,6 +117,7 @@ CARD: dict[str, Any] = {
     "claims": [
         {
             "id": "large",
+            "kind": "primary",
             "statement": "It is large.",
             "source": "Table 1",
             "paper": "1.5",
@@ -146,7 +147,7 @@ class Book:
     """A book of one chapter and one page in a temporary folder."""
 
     def __init__(self, root: Path):
-        self.root, self.excluded = root, []
+        self.root = root
         self.write("papers/mini/chapter.md", CHAPTER)
         self.write("papers/mini/paper.yml", yaml.safe_dump(CARD))
         self.write("book/entries.yml", yaml.safe_dump(ENTRIES))
@@ -224,7 +225,7 @@ class Book:
             "extensions": ["myst_nb", "sphinx_design", "book.site"],
             "nb_execution_mode": "off",
             "nb_custom_formats": {".md": "book.site.executed.read"},
-            "exclude_patterns": ["_build", *self.excluded],
+            "exclude_patterns": ["_build"],
             "suppress_warnings": ["config.cache"],
             "html_theme": "basic",
         }

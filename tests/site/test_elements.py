@@ -25,7 +25,7 @@ def test_badge_refuses_a_verdict_that_does_not_exist():
 @pytest.mark.parametrize(
     ("value", "unit", "difference", "shown"),
     [
-        (0.8123, "accuracy", False, "81.2%"),
+        (0.8123, "accuracy", False, "81.2\u00a0%"),
         (0.0312, "accuracy", True, "+3.1 points"),
         (-0.0312, "accuracy", True, "−3.1 points"),
         (1_234_567, "bytes", False, "1.23 MB"),
@@ -56,7 +56,7 @@ def test_every_verdict_and_label_has_enough_contrast_in_both_modes():
     assert [mode for mode, _ in modes] == ["light", "dark"]
     for mode, block in modes:
         colours = dict(re.findall(r"--book-([a-z-]+):\s*(#[0-9a-f]{6})", block))
-        for name in ("good", "part", "open", "bad", "none"):
+        for name in ("good", "part", "open", "bad", "zero", "none"):
             ratio = contrast(colours[name], colours[f"{name}-back"])
             assert ratio >= 4.5, f"{mode}: {name} has contrast {ratio:.2f}, WCAG AA wants 4.5"
         assert contrast(colours["quiet"], colours["panel"]) >= 4.5
@@ -68,7 +68,7 @@ def test_every_verdict_and_label_has_enough_contrast_in_both_modes():
     + [("bytes/up", "bytes"), ("bytes-ratio/a", ""), ("kept-ratio/a", "")],
 )
 def test_a_metric_without_a_claim_has_the_unit_that_its_name_says(metric, unit, monkeypatch):
-    monkeypatch.setattr(evidence.press, "card", lambda slug: type("Card", (), {"claims": []}))
+    monkeypatch.setattr(evidence.press, "card", lambda slug: type("Card", (), {"claims": [], "units": {}}))
     assert evidence.unit_of("any", metric) == unit
 
 

@@ -56,8 +56,9 @@ def frames() -> list[ElementTree.Element]:
 def test_every_frame_says_in_words_what_it_shows():
     first, second = frames()
     assert first.find("title").text == "Local epochs: 1"
-    assert "FedAvg 50.0% [48.0, 52.0]; other 40.0% [38.0, 42.0]; central 90.0%" in first.find("desc").text
-    assert "FedAvg 75.0%" in second.find("desc").text
+    said = [frame.find("desc").text.replace("\u00a0", " ") for frame in (first, second)]
+    assert "FedAvg 50.0 % [48.0, 52.0]; other 40.0 % [38.0, 42.0]; central 90.0 %" in said[0]
+    assert "FedAvg 75.0 %" in said[1]
     for frame in (first, second):
         assert frame.get("aria-labelledby").split() == [frame.find("title").get("id"), frame.find("desc").get("id")]
         assert "FedAvg" in [text.text for text in frame.iter("text")]

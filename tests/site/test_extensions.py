@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from miniature import CARD, HOME, PAGE, PNG, PNG_TEXT, Book, text_of
+from miniature import CARD, PAGE, PNG, PNG_TEXT, Book, text_of
 
 from book import chapters, records, reference
 from book.site import executed
@@ -185,16 +185,6 @@ def test_what_does_not_exist_is_an_error_on_every_build(book, old, new, complain
     book.edit("papers/mini/chapter.md", old, new)
     for _ in range(2):
         assert complaint in book.build()[1]
-
-
-def test_chapter_outside_the_table_of_contents_is_named_once(book):
-    book.execute()
-    book.write("index.md", HOME.replace("papers/mini/chapter", ""))
-    book.excluded.append("papers/mini/chapter.md")
-    pages, warnings = book.build()
-    assert "papers/mini/chapter.md has no page: add it to _toc.yml under 'Foundations'" in warnings
-    assert warnings.count("WARNING") == 1
-    assert "The first" in text_of(pages["index.html"])
 
 
 def test_malformed_card_stops_the_build_naming_file_and_field(book):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .experiment import Experiment as Experiment, Method as Method, begin as begin, train as train
     from .figures import bars as bars, curves as curves, differences as differences, names as names, sweep as sweep
     from .runs import Result as Result, Runs as Runs
+    from .server import WithServer as WithServer, fusions as fusions, received as received
     from .setting import (
         IID as IID,
         Classes as Classes,
@@ -37,6 +38,7 @@ _HOME = {
     **dict.fromkeys(("Experiment", "Method", "begin", "train"), "experiment"),
     **dict.fromkeys(("bars", "curves", "differences", "names", "sweep"), "figures"),
     **dict.fromkeys(("Result", "Runs"), "runs"),
+    **dict.fromkeys(("WithServer", "fusions", "received"), "server"),
     **dict.fromkeys(
         ("IID", "Classes", "Dirichlet", "Federated", "Pooled", "Samples", "Setting", "Shards", "described", "vary"),
         "setting",

@@ -34,11 +34,11 @@ def curves(
     height: float = 3.2,
     first: int = 1,
     x: str = "round",
-    log: bool = False,
+    log_x: bool = False,
 ) -> None:
     """Columns of the history over rounds, a panel for each: the mean over seeds, with its 95 % interval
     (``spread="seeds"``: a thin line for each seed). ``first``: the round with which the lines begin. ``x``: another
-    column, equal for all seeds, in place of the round; ``log``: its axis is logarithmic.
+    column, equal for all seeds, in place of the round; ``log_x``: its axis is logarithmic.
     """
     also = () if x == "round" else (x,)
     chosen = list(runs) if methods is None else list(methods)
@@ -48,7 +48,7 @@ def curves(
         shares = _is_share(column) if percent is None else percent
         rows = {m: {s: h[first - 1 :] for s, h in runs.histories(m, *also, column).items()} for m in chosen}
         title = titles[i] if titles else column.replace("_", " ")
-        if log:
+        if log_x:
             ax.set_xscale("log")
         plots.curves(rows, column, x=x, ax=ax, percent=shares, spread=spread, ylabel=title if len(columns) == 1 else "",
                      labels=i == len(columns) - 1)  # fmt: skip

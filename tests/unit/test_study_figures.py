@@ -83,7 +83,7 @@ def test_curves_may_stand_over_another_column_on_a_logarithmic_axis(shown):
     runs = Runs()
     curves = {"accuracy": [0.1, 0.5, 0.8], "step": [10, 100, 1000]}
     runs.add("fedavg", {s: {"curves": curves, "last": {}, "bytes": 0, "found": {}} for s in (0, 1)})
-    study.curves(runs, "accuracy", x="step", log=True)
+    study.curves(runs, "accuracy", x="step", log_x=True)
     fig, alt = shown[0]
     assert list(fig.axes[0].lines[0].get_xdata()) == [10, 100, 1000]
     assert (fig.axes[0].get_xscale(), fig.axes[0].get_xlabel()) == ("log", "step")

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from fedlib import evidence, require
 from fedlib.algorithms import FedAvg
-from fedlib.federation import Federation, Observer, together
+from fedlib.federation import Federation, Observer
 from fedlib.study import tuning
 from fedlib.study.runs import Measure, Result, Runs, summary
 from fedlib.study.setting import Federated, Pooled, Samples, Setting, described, vary
@@ -207,6 +207,6 @@ def train(
         setting.federation(shared or method.of(s), s, samples=own, watch=watch, device=device)
         for s, own in zip(seeds, data, strict=True)
     ]
-    together(federations, setting.rounds)
+    setting.play(federations)
     pairs = zip(federations, data, strict=True)
     return [summary(fed, setting.last, finish(fed, own) if finish else {}) for fed, own in pairs]

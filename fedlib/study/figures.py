@@ -36,25 +36,32 @@ def curves(
     first: int = 1,
     log: bool = False,
     share: bool = False,
+    x: str = "round",
+    log_x: bool = False,
 ) -> None:
     """Columns of the history over rounds, a panel for each: the mean over seeds, with its 95 % interval
     (``spread="seeds"``: a thin line for each seed). ``first``: the round with which the lines begin. ``log``: a
-    logarithmic scale; ``share``: one scale for all panels.
+    logarithmic scale; ``share``: one scale for all panels. ``x``: another column, equal for all seeds, in place of the
+    round; ``log_x``: its axis is logarithmic.
     """
+    also = () if x == "round" else (x,)
     chosen = list(runs) if methods is None else list(methods)
     fig, axes = plots.figure(1, len(columns), height=height, squeeze=False, sharey=share)
     said = []
     for i, (ax, column) in enumerate(zip(axes[0], columns, strict=True)):
         shares = _is_share(column) if percent is None else percent
-        rows = {m: {s: h[first - 1 :] for s, h in runs.histories(m, column).items()} for m in chosen}
+        rows = {m: {s: h[first - 1 :] for s, h in runs.histories(m, *also, column).items()} for m in chosen}
         title = titles[i] if titles else column.replace("_", " ")
-        plots.curves(rows, column, ax=ax, percent=shares, spread=spread, ylabel=title if len(columns) == 1 else "",
+        if log_x:
+            ax.set_xscale("log")
+        plots.curves(rows, column, x=x, ax=ax, percent=shares, spread=spread, ylabel=title if len(columns) == 1 else "",
                      labels=i == len(columns) - 1, log=log)  # fmt: skip
         if len(columns) > 1:
             ax.set_title(title)
         ends = {m: evidence.interval([h[-1][column] for h in one.values()]).mean for m, one in rows.items()}
         said.append(f"{title} at the end: {_listed(ends, shares)}")
-    plots.show(fig, f"Lines over rounds, mean and spread over {len(runs[chosen[0]])} seeds. " + ". ".join(said) + ".")
+    over = "rounds" if x == "round" else x
+    plots.show(fig, f"Lines over {over}, mean and spread over {len(runs[chosen[0]])} seeds. " + ". ".join(said) + ".")
 
 
 def bars(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlib import data, observe, partition, require, rng
-from fedlib.federation import Federation, Local, Observer
+from fedlib.federation import Federation, Local, Observer, together
 
 Split = Callable[[Tensor, int, torch.Generator], list[Tensor]]
 S = TypeVar("S", bound="Setting")
@@ -176,6 +176,10 @@ class Federated(Setting):
         given: dict[str, Any] = {"local": self.local, "participation": self.participation, "dtype": self.dtype}
         given |= {"seed": seed, "observers": watching} | options
         return Federation(self.model, samples.x, samples.y, self.parts(samples, seed), algorithm, **given)
+
+    def play(self, federations: Sequence[Federation]) -> None:
+        """Train federations of several seeds side by side: all rounds, unless a chapter's setting stops earlier."""
+        together(federations, self.rounds)
 
 
 @lru_cache(maxsize=8)

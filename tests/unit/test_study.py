@@ -1,7 +1,7 @@
 """The vocabulary of the chapters: settings, comparisons, tuning."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import pytest
@@ -276,6 +276,17 @@ def test_a_method_may_have_its_own_settings():
         r["accuracy"] for r in by_hand(FedAvg(), 0, lr=0.01, epochs=2).history
     ]
     assert runs["fedavg"][0].curves["accuracy"] == [r["accuracy"] for r in by_hand(FedAvg(), 0).history]
+
+
+def test_a_setting_says_how_long_its_federations_play():
+    class Short(Setting):
+        def play(self, federations):
+            for fed in federations:
+                fed.run(1 + fed.seed)
+
+    short = Short(**{f.name: getattr(SMALL, f.name) for f in fields(SMALL)})
+    runs = study.begin({"smoke": short}, "smoke", device="cpu").compare({"fedavg": FedAvg()})
+    assert [len(runs["fedavg"][seed].curves["accuracy"]) for seed in (0, 1)] == [1, 2]
 
 
 def test_a_method_may_be_a_function_of_the_seed():

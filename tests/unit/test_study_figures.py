@@ -99,6 +99,17 @@ def test_panels_of_curves_may_share_a_logarithmic_scale(shown):
     assert left.get_ylim() == right.get_ylim()
 
 
+def test_curves_may_stand_over_another_column_on_a_logarithmic_axis(shown):
+    runs = Runs()
+    curves = {"accuracy": [0.1, 0.5, 0.8], "step": [10, 100, 1000]}
+    runs.add("fedavg", {s: {"curves": curves, "last": {}, "bytes": 0, "found": {}} for s in (0, 1)})
+    study.curves(runs, "accuracy", x="step", log_x=True)
+    fig, alt = shown[0]
+    assert list(fig.axes[0].lines[0].get_xdata()) == [10, 100, 1000]
+    assert (fig.axes[0].get_xscale(), fig.axes[0].get_xlabel()) == ("log", "step")
+    assert alt.startswith("Lines over step,")
+
+
 def test_methods_of_a_chapter_get_names_and_colours_of_their_own(monkeypatch):
     monkeypatch.setattr(look, "METHODS", dict(look.METHODS))
     before = look.METHODS["moon"]

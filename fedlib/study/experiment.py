@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -107,7 +108,10 @@ class Experiment(Generic[S]):
             played = partial(_played, vary(setting, **way.changes), way, self.device, watch, finish, chance is not None)
             key = f"{name}, {where}" if where else name
             runs.add(name, self.run.each(key, played, at_once=setting.at_once))
+        known = set(self.run.metrics)
         self.measure(runs, {"accuracy": "accuracy"} if measures is None else measures)
+        if beside := sys.modules.get("fedlib.study.beside"):  # a notebook that knows the book's numbers
+            beside.show(self.run, sorted(set(self.run.metrics) - known))
         return runs
 
     def tune(self, methods: Mapping[str, tuning.Grid], **options: Any) -> dict[str, Method]:

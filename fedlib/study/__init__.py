@@ -21,17 +21,13 @@ if TYPE_CHECKING:
     from .runs import Result as Result, Runs as Runs
     from .server import WithServer as WithServer, fusions as fusions, received as received
     from .setting import (
-        IID as IID,
-        Classes as Classes,
-        Dirichlet as Dirichlet,
         Federated as Federated,
-        Pooled as Pooled,
         Samples as Samples,
         Setting as Setting,
-        Shards as Shards,
         described as described,
         vary as vary,
     )
+    from .splits import IID as IID, Classes as Classes, Dirichlet as Dirichlet, Pooled as Pooled, Shards as Shards
     from .tuning import Grid as Grid, grid as grid
 
 _HOME = {
@@ -39,10 +35,8 @@ _HOME = {
     **dict.fromkeys(("bars", "curves", "differences", "names", "sweep"), "figures"),
     **dict.fromkeys(("Result", "Runs"), "runs"),
     **dict.fromkeys(("WithServer", "fusions", "received"), "server"),
-    **dict.fromkeys(
-        ("IID", "Classes", "Dirichlet", "Federated", "Pooled", "Samples", "Setting", "Shards", "described", "vary"),
-        "setting",
-    ),
+    **dict.fromkeys(("Federated", "Samples", "Setting", "described", "vary"), "setting"),
+    **dict.fromkeys(("IID", "Classes", "Dirichlet", "Pooled", "Shards"), "splits"),
     **dict.fromkeys(("Grid", "grid"), "tuning"),
 }
 

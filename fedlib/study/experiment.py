@@ -13,7 +13,8 @@ from fedlib.algorithms import FedAvg
 from fedlib.federation import Federation, Observer
 from fedlib.study import tuning
 from fedlib.study.runs import Measure, Result, Runs, summary
-from fedlib.study.setting import Federated, Pooled, Samples, Setting, described, vary
+from fedlib.study.setting import Federated, Samples, Setting, described, vary
+from fedlib.study.splits import Pooled
 
 S = TypeVar("S", bound=Setting)
 Watch = Sequence[Callable[[Samples], Observer]]

@@ -14,69 +14,11 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fedlib import data, observe, partition, require, rng
+from fedlib import data, observe, require, rng
 from fedlib.federation import Federation, Local, Observer, together
+from fedlib.study.splits import IID, Split
 
-Split = Callable[[Tensor, int, torch.Generator], list[Tensor]]
 S = TypeVar("S", bound="Setting")
-
-
-@dataclass(frozen=True)
-class Dirichlet:
-    """Label skew: every class divided in proportions from Dirichlet(alpha, ..., alpha) (:func:`partition.dirichlet`).
-
-    ``least`` samples for every client, or its even share where that is less; ``cap``: a client that has its even share
-    gets nothing of later classes.
-    """
-
-    alpha: float
-    least: int = 1
-    cap: bool = False
-
-    def __call__(self, labels: Tensor, clients: int, draws: torch.Generator) -> list[Tensor]:
-        """Rows of each client."""
-        least = min(self.least, len(labels) // clients)
-        return partition.dirichlet(labels, clients, self.alpha, draws, min_size=least, cap=self.cap)
-
-
-@dataclass(frozen=True)
-class Shards:
-    """Label skew: ``per_client`` pieces of the samples in the order of their labels (:func:`partition.shards`)."""
-
-    per_client: int
-
-    def __call__(self, labels: Tensor, clients: int, draws: torch.Generator) -> list[Tensor]:
-        """Rows of each client."""
-        return partition.shards(labels, clients, self.per_client, draws)
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Label skew: every client holds exactly ``per_client`` of the classes (:func:`partition.classes_per_client`)."""
-
-    per_client: int
-
-    def __call__(self, labels: Tensor, clients: int, draws: torch.Generator) -> list[Tensor]:
-        """Rows of each client."""
-        return partition.classes_per_client(labels, clients, self.per_client, draws)
-
-
-@dataclass(frozen=True)
-class IID:
-    """No skew: shuffled and dealt out evenly (:func:`partition.iid`)."""
-
-    def __call__(self, labels: Tensor, clients: int, draws: torch.Generator) -> list[Tensor]:
-        """Rows of each client."""
-        return partition.iid(labels, clients, draws)
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """Everything in one place, whatever the number of clients: the ceiling of what federated training could reach."""
-
-    def __call__(self, labels: Tensor, clients: int, draws: torch.Generator) -> list[Tensor]:
-        """Rows of each client."""
-        return [torch.arange(len(labels))]
 
 
 class Samples(NamedTuple):

@@ -356,7 +356,7 @@ def test_columns_that_are_not_looked_at_every_round_are_averaged_over_those_that
 def test_a_run_that_was_killed_goes_on_without_training_again(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLIB_RESUME", str(tmp_path))
     first = begin().compare({"fedavg": FedAvg()})
-    monkeypatch.setattr("fedlib.study.experiment.together", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("fedlib.study.setting.together", lambda *_: pytest.fail("trained again"))
     again = begin().compare({"fedavg": FedAvg()})
     assert dict(first) == dict(again)
 

@@ -20,6 +20,7 @@ from pydantic import (
 
 from book import chapters
 from book.errors import PressError, cannot, nearest
+from fedlib import verdicts
 
 PARTS = (
     "Foundations",
@@ -77,7 +78,10 @@ class Links(_Strict):
 class Claim(_Strict):
     """One statement of the paper (or note), and the metric that decides it.
 
-    ``kind``: what the paper is known for is primary, why it works a mechanism, mathematics an identity.
+    ``kind``: what the paper is known for is primary, why it works a mechanism, mathematics an identity. ``scale``:
+    where seeds are averaged (:mod:`fedlib.scales`); on the log scale two metrics are compared by their ratio, and
+    ``least`` and ``neutral`` are ratios. ``ceiling``: a metric that says what could be reached at best, beside
+    ``against``.
     """
 
     id: Slug
@@ -87,20 +91,45 @@ class Claim(_Strict):
     paper: str | None
     metric: Text
     against: Text | None = None
-    direction: Literal["above", "below"]
+    direction: Literal["above", "below", "within"]
     least: float
     neutral: float | None = None
+    scale: Literal["plain", "log", "logit", "fisher"] = "plain"
+    ceiling: Text | None = None
     unit: Text
     profiles: list[ProfileName] = Field(min_length=1)
     explanation: str | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _no_effect_is_zero(cls, data: Any) -> Any:
-        """A difference of two metrics has its point of no effect at 0 unless the card says otherwise."""
-        if isinstance(data, dict) and data.get("against") is not None and "neutral" not in data:
-            return {**data, "neutral": 0.0}
-        return data
+    def _no_effect(cls, data: Any) -> Any:
+        """Where the card does not name it, a difference has its point of no effect at 0, a ratio of two metrics at 1.
+
+        So has a quantity of its own that is claimed to lie above or below 0, or within some distance.
+        """
+        if not isinstance(data, dict) or "neutral" in data or data.get("kind") == "identity":
+            return data
+        none = 1.0 if data.get("scale") == "log" else 0.0
+        known = data.get("against") is not None or data.get("direction") == "within" or data.get("least") == 0
+        return {**data, "neutral": none} if known else data
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Claim:
+        if self.against is not None and self.scale in ("logit", "fisher"):
+            raise ValueError(
+                f"scale: a difference of two metrics is averaged as it is, or as a ratio; not {self.scale}"
+            )
+        if self.ceiling is not None and self.against is None:
+            raise ValueError("ceiling: room is what lies between it and the metric named by against, which is missing")
+        if self.kind == "identity" and (self.direction == "within" or self.ceiling is not None):
+            raise ValueError("kind: an identity lies above or below its bound, and has no ceiling")
+        try:
+            seen = verdicts.judge([1.0], self.direction, self.least, self.neutral, self.scale)
+        except ValueError as error:
+            raise ValueError(f"claim: {error}") from None
+        if self.ceiling is not None and seen.placed and (seen.placed.none is None or seen.placed.within):
+            raise ValueError("ceiling: a bound asks for no room; only a claim of an effect does")
+        return self
 
 
 class Card(_Strict):

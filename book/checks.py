@@ -66,9 +66,10 @@ def _profile(card: cards.Card, profile: str, rerun: bool, findings: Findings) ->
         text = f"{slug}, {profile}: measured with earlier code ({commit}); changed since: {', '.join(changed)}"
         findings.warnings.append(text)
     if measured := fresh or was:
-        for claim in (c for c in card.claims if profile in c.profiles):
-            if problem := reference.judge(claim, measured["metrics"]).problem:
-                findings.problems.append(f"{slug}, {profile}, claim {claim.id!r}: {problem}")
+        claims = [claim for claim in card.claims if profile in claim.profiles]
+        for name, result in reference.judge(claims, measured["metrics"]).items():
+            if result.problem:
+                findings.problems.append(f"{slug}, {profile}, claim {name!r}: {result.problem}")
 
 
 def _compare(slug: str, profile: str, was: Evidence, fresh: Evidence, findings: Findings) -> None:
@@ -205,18 +206,23 @@ def faults(card: cards.Card, evidence: Evidence) -> list[str]:
             values = evidence["metrics"].get(name, {"values": {}})["values"].values()
             if any(not -1 <= value <= 1 for value in values):
                 found.append(f"{name}: an accuracy, or a difference of two, lies within -1 and 1; not all do")
-    for name in sorted(set(claims) | set(evidence["claims"])):
-        if name not in claims or name not in evidence["claims"]:
+    results = reference.judged(card, evidence["profile"], evidence["metrics"])
+    then, names = evidence["claims"], set(claims) | set(evidence["claims"])
+    now = {name: reference.terms(claims[name]) if name in claims else {} for name in names}
+    changed = {name for name in names if not now[name] or not now[name].items() <= then.get(name, {}).items()}
+    primary = {n for n in names if "primary" in (now[n].get("kind"), then.get(n, {}).get("kind"))}
+    unsure = changed | (primary if changed & primary else set())  # primary claims are judged together
+    for name in sorted(names):
+        if name not in claims or name not in then:
             gone = "no longer on" if name not in claims else "new on"
             found.append(f"claim {name!r} is {gone} the card since it was accepted; accept again, and say so")
             continue
-        kept = evidence["claims"][name]
-        for term, now in reference.terms(claims[name]).items():
-            if kept[term] != now:
-                text = f"{term} was {kept[term]!r} when it was accepted, is {now!r} now"
+        kept = then[name]
+        for term, value in now[name].items():
+            if kept[term] != value:
+                text = f"{term} was {kept[term]!r} when it was accepted, is {value!r} now"
                 found.append(f"claim {name!r}: {text}; accept again, and state it in the chapter's deviations")
-        result = reference.judged(claims[name], evidence["metrics"])
-        if reference.terms(claims[name]).items() <= kept.items() and not _same(kept, result):
+        if name not in unsure and not _same(kept, results[name]):
             found.append(f"claim {name!r}: its verdict does not follow from the metrics; only accept may write it")
     return found
 

@@ -95,6 +95,25 @@ def build(
 
 
 @app.command()
+def edition(
+    slugs: Slugs = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Folder to write to; notebooks that a reader has changed are kept there.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="What pip installs fedlib from where it is missing.")] = None,
+) -> None:
+    """Write chapters as notebooks for readers: to run, and to change the method in."""
+    from book import edition
+
+    named = [chapters.require(slug) for slug in slugs or chapters.slugs()]
+    folder = into or chapters.build_folder() / edition.FOLDER
+    written, kept = edition.write(named, folder, source)
+    for path in kept:
+        say(f"kept: {path}, which you have changed; delete it to get the book's again")
+    say(f"{len(written)} notebooks written to {folder}")
+
+
+@app.command()
 def check(slugs: Slugs = None, profile: Profile = "quick") -> None:
     """Compare fresh runs with the committed evidence, and print the claims."""
     from book import checks, tables
@@ -110,13 +129,19 @@ def check(slugs: Slugs = None, profile: Profile = "quick") -> None:
 
 
 @app.command()
-def accept(slugs: Annotated[list[str], typer.Argument(help="Chapters by slug.")], profile: Profile = "quick") -> None:
+def accept(
+    slugs: Annotated[list[str], typer.Argument(help="Chapters by slug.")],
+    profile: Profile = "quick",
+    rejudge: Annotated[
+        bool, typer.Option("--rejudge", help="Run nothing, move no number: judge those committed by today's card.")
+    ] = False,
+) -> None:
     """Make fresh runs the committed reference (at smoke: the golden notebook, too)."""
     chapters.require_profile(profile)
     faults = []
     for slug in [chapters.require(slug) for slug in slugs]:
         try:
-            _accept(slug, profile)
+            (_rejudge if rejudge else _accept)(slug, profile)
         except PressError as error:
             faults.append(str(error))
     if faults:
@@ -137,6 +162,14 @@ def _accept(slug: str, profile: str) -> None:
         written |= {chapters.golden_path(slug): golden.accept(slug)}
     for path, changed in written.items():
         say(f"{'written' if changed else 'unchanged'}: {path}")
+
+
+def _rejudge(slug: str, profile: str) -> None:
+    from book import reference, tables
+
+    before, after = reference.rejudge(slug, profile)
+    tables.accepted(console, before, after)
+    say(f"{'written' if before != after else 'unchanged'}: {chapters.evidence_path(slug, profile)}")
 
 
 @app.command()

@@ -7,12 +7,13 @@ depends on nothing but the run, so that accepting twice changes no byte.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from book import cards, chapters, files, freshness, records, schema
 from book.errors import PressError
-from fedlib import evidence as statistics
+from fedlib import evidence as statistics, verdicts
 
 Evidence = dict[str, Any]
 DIGITS = 6
@@ -23,9 +24,20 @@ TERMS = (
     "direction",
     "least",
     "neutral",
+    "scale",
+    "ceiling",
     "unit",
     "kind",
 )  # of a claim, as they were when it was judged
+
+# The ranges of quantities by their unit; what is called an accuracy may be a difference of two.
+RANGES = {
+    "accuracy": (-1.0, 1.0),
+    "cosine": (-1.0, 1.0),
+    "correlation": (-1.0, 1.0),
+    "CKA": (0.0, 1.0),
+    "share": (0.0, 1.0),
+}
 
 
 def rounded(value: float) -> float:
@@ -50,14 +62,19 @@ def statistics_of(values: dict[str, float]) -> dict[str, Any]:
 
 
 def build(card: cards.Card, record: records.Record, published: dict[str, Any]) -> Evidence:
-    """The evidence of a run, in the form in which it is committed: its numbers are those in the executed notebook."""
+    """The evidence of a run, in the form in which it is committed: its numbers are those in the executed notebook.
+
+    Raises PressError when the run was not of the book's own methods.
+    """
+    if names := published.get("changed"):
+        raise PressError(f"{card.slug}: {', '.join(names)} changed while it ran (%%method); run it again without")
     metrics = {name: statistics_of(values) for name, values in published["metrics"].items()}
     ran = record["evidence"]  # where it ran: with parts of the seeds elsewhere, there as well
     made = {
         "slug": card.slug,
         "profile": record["profile"],
         "seeds": published["seeds"],
-        "claims": {c.id: judged(c, metrics) for c in card.claims if record["profile"] in c.profiles},
+        "claims": judged(card, record["profile"], metrics),
         "metrics": metrics,
         "setting": published.get("setting", {}),
         "tuning": published.get("tuning", {}),
@@ -84,20 +101,30 @@ def terms(claim: cards.Claim) -> dict[str, Any]:
     return {name: getattr(claim, name) for name in TERMS}
 
 
-def judged(claim: cards.Claim, metrics: dict[str, Any]) -> dict[str, Any]:
-    """A claim as evidence keeps it: what it asks for, and what came of it."""
-    result = judge(claim, metrics)
-    return terms(claim) | {"value": result.value, "interval": result.interval, "verdict": result.verdict}
+def judged(card: cards.Card, profile: str, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The claims of a profile as evidence keeps them: what each asks for, and what came of it."""
+    claims = [claim for claim in card.claims if profile in claim.profiles]
+    kept = ("value", "interval", "room", "verdict")
+    results = judge(claims, metrics)
+    return {c.id: terms(c) | {name: getattr(results[c.id], name) for name in kept} for c in claims}
 
 
 @dataclass(frozen=True)
 class Result:
-    """A claim at one profile. `value` is the mean (of the paired differences, when the claim compares two metrics)."""
+    """A claim at one profile. `value` is the mean (of the paired differences or ratios, when it compares two metrics).
+
+    `together`: with how many primary claims it was judged, 0 for a claim that is not corrected. `p`: of *holds*, before
+    that. `room`, `seeds_needed`: see :class:`fedlib.verdicts.Verdict`.
+    """
 
     verdict: str
     value: float | None = None
     interval: list[float] | None = None
     seeds: int = 0
+    room: float | None = None
+    seeds_needed: int | None = None
+    together: int = 0
+    p: float | None = None
     stale: bool = False
     origin: str | None = None  # "run", "reference", or None when there is no evidence
     problem: str | None = None  # why there is no verdict although there is evidence
@@ -111,25 +138,79 @@ class ClaimRow:
     results: dict[str, Result] = field(default_factory=dict)
 
 
-def judge(claim: cards.Claim, metrics: dict[str, Any]) -> Result:
-    """The verdict on one claim from the metrics of one profile."""
-    wanted = [m for m in (claim.metric, claim.against) if m is not None]
-    if lacking := [m for m in wanted if m not in metrics]:
-        return Result("not run", problem=f"metric {lacking[0]!r} was never recorded")
-    values: dict[str, float] = metrics[claim.metric]["values"]
-    try:
-        effect = list(values.values())
-        if claim.against is not None:
-            effect = statistics.paired(values, metrics[claim.against]["values"])
-    except ValueError as error:
-        return Result("not run", problem=f"{claim.metric} against {claim.against}: {error}")
-    seen = statistics.interval(effect)
-    return Result(
-        verdict=statistics.verdict(effect, claim.direction, claim.least, claim.neutral),
-        value=rounded(seen.mean),
-        interval=None if seen.n < 2 else [rounded(seen.low), rounded(seen.high)],
-        seeds=seen.n,
+def judge(claims: Sequence[cards.Claim], metrics: dict[str, Any]) -> dict[str, Result]:
+    """The verdicts on a chapter's claims from the metrics of one profile, by claim; primary ones as one family."""
+    found: dict[str, verdicts.Verdict] = {}
+    problems: dict[str, str] = {}
+    for claim in claims:
+        try:
+            found[claim.id] = _judge(claim, metrics)
+        except ValueError as error:
+            problems[claim.id] = str(error)
+    family = [c.id for c in claims if c.kind == "primary" and c.id in found]
+    alone = dict(found)
+    found |= zip(family, verdicts.judge_together([found[name] for name in family]), strict=True)
+    results = {name: Result("not run", problem=problem) for name, problem in problems.items()}
+    for name, seen in found.items():
+        assert seen.interval is not None
+        results[name] = Result(
+            verdict=seen.word,
+            value=rounded(seen.interval.mean),
+            interval=None if seen.interval.n < 2 else [rounded(seen.interval.low), rounded(seen.interval.high)],
+            seeds=seen.interval.n,
+            room=None if seen.room is None else rounded(seen.room),
+            seeds_needed=seen.seeds_needed,
+            together=len(family) if name in family else 0,
+            p=alone[name].p.holds if seen.placed else None,
+        )
+    return results
+
+
+def _judge(claim: cards.Claim, metrics: dict[str, Any]) -> verdicts.Verdict:
+    """One claim by itself. Raises ValueError when its metrics were not recorded, or are not what the card says."""
+    for name in (claim.metric, claim.against, claim.ceiling):
+        if name is not None and name not in metrics:
+            raise ValueError(f"metric {name!r} was never recorded")
+    effect = _effect(claim, claim.metric, metrics)
+    if claim.kind == "identity":
+        return verdicts.identity(effect, claim.direction, claim.least)
+    ceiling = _effect(claim, claim.ceiling, metrics) if claim.ceiling else None
+    bounds = _bounds(claim, metrics)
+    return verdicts.judge(
+        effect, claim.direction, claim.least, claim.neutral, claim.scale, bounds=bounds, ceiling=ceiling
     )
+
+
+def _effect(claim: cards.Claim, metric: str, metrics: dict[str, Any]) -> list[float]:
+    """A metric seed by seed, or its differences (on the log scale: its ratios) to what it is compared with."""
+    values: dict[str, float] = metrics[metric]["values"]
+    if claim.against is None:
+        return list(values.values())
+    others: dict[str, float] = metrics[claim.against]["values"]
+    try:
+        if claim.scale != "log":
+            return statistics.paired(values, others)
+        statistics.paired(values, others)  # that they have a seed in common
+    except ValueError as error:
+        raise ValueError(f"{metric} against {claim.against}: {error}") from None
+    if wrong := [s for s in values if s in others and not others[s] > 0]:
+        raise ValueError(
+            f"{metric} against {claim.against}: no ratio at seed {wrong[0]}, where that is {others[wrong[0]]:g}"
+        )
+    return [values[s] / others[s] for s in values if s in others]
+
+
+def _bounds(claim: cards.Claim, metrics: dict[str, Any]) -> tuple[float, float] | None:
+    """The range of what a claim is about, where its scale does not say it already."""
+    if claim.scale != "plain" or claim.unit not in RANGES:
+        return None
+    low, high = RANGES[claim.unit]
+    if claim.against is None:
+        return low, high
+    values = [v for name in (claim.metric, claim.against) for v in metrics[name]["values"].values()]
+    if claim.unit == "accuracy" and min(values) >= 0:
+        low = 0.0
+    return low - high, high - low
 
 
 def committed(slug: str, profile: str) -> Evidence | None:
@@ -138,7 +219,8 @@ def committed(slug: str, profile: str) -> Evidence | None:
     evidence = files.read_json(path)
     if evidence is None:
         return None
-    remedy = f"restore it from git, or run again and accept: python -m book accept {slug} --profile {profile}"
+    call = f"python -m book accept {slug} --profile {profile}"
+    remedy = f"restore it from git, or run again and accept: {call}; {call} --rejudge if only its verdicts are old"
     schema.require(schema.Committed, evidence, path, remedy)
     for name, wanted in (("slug", slug), ("profile", profile)):
         if evidence[name] != wanted:
@@ -190,19 +272,14 @@ def claims_for(slug: str) -> list[ClaimRow]:
     """The claims of a chapter with their results at every profile that they apply to."""
     card = cards.load(slug)
     shown = {p: evidence_for(slug, p) for p in chapters.PROFILES if any(p in c.profiles for c in card.claims)}
-    rows = []
-    for claim in card.claims:
-        row = ClaimRow(claim)
-        for profile in (p for p in shown if p in claim.profiles):
-            evidence = shown[profile]
-            if evidence is None:
-                row.results[profile] = Result("not run")
-                continue
-            result = judge(claim, evidence["metrics"])
-            marks = {"stale": evidence["stale"], "origin": evidence["origin"]}
-            row.results[profile] = Result(**{**result.__dict__, **marks})
-        rows.append(row)
-    return rows
+    rows = {claim.id: ClaimRow(claim) for claim in card.claims}
+    for profile, evidence in shown.items():
+        claims = [claim for claim in card.claims if profile in claim.profiles]
+        results = {c.id: Result("not run") for c in claims} if evidence is None else judge(claims, evidence["metrics"])
+        for name, result in results.items():
+            marks = {"stale": evidence["stale"], "origin": evidence["origin"]} if evidence else {}
+            rows[name].results[profile] = replace(result, **marks)
+    return list(rows.values())
 
 
 def accept(slug: str, profile: str) -> tuple[Evidence | None, Evidence]:
@@ -216,9 +293,7 @@ def accept(slug: str, profile: str) -> tuple[Evidence | None, Evidence]:
         raise PressError(f"{slug}, {profile}: {freshness.why(slug, profile)}; run it first: {call}")
     new = run_evidence(slug, profile)
     assert new is not None
-    for claim in (c for c in card.claims if profile in c.profiles):
-        if problem := judge(claim, new["metrics"]).problem:
-            raise PressError(f"{slug}, {profile}, claim {claim.id!r}: {problem}; record it, or correct the claim")
+    require_judgement(card, profile, new["metrics"])
     try:
         before = committed(slug, profile)
     except PressError:  # what cannot be read or was edited is replaced
@@ -226,6 +301,36 @@ def accept(slug: str, profile: str) -> tuple[Evidence | None, Evidence]:
     files.remove_parts(chapters.evidence_path(slug, profile).parent, profile)
     files.write(chapters.evidence_path(slug, profile), layout(new))
     return before, new
+
+
+def rejudge(slug: str, profile: str) -> tuple[Evidence, Evidence]:
+    """Judge the numbers of the committed reference by the card and the rules of today; no number moves, nothing is run.
+
+    Returns the reference before and after. Raises PressError when there is none, when it was edited, or when it lacks a
+    metric that a claim needs.
+    """
+    card, path = cards.load(chapters.require(slug)), chapters.evidence_path(slug, profile)
+    before = files.read_json(path)
+    if before is None:
+        raise PressError(f"{slug}, {profile}: there is no reference to judge again; run it and accept that")
+    if not isinstance(before, dict) or before.get("digest") != records.digest(before):
+        raise PressError(f"{path} was edited: its contents do not have the checksum it names; restore it from git")
+    after = before | {"claims": {}}
+    schema.require(schema.Committed, after, path, "restore it from git")
+    require_judgement(card, profile, after["metrics"])
+    after["claims"] = judged(card, profile, after["metrics"])
+    after["digest"] = records.digest(after)
+    files.write(path, layout(after))
+    return before, after
+
+
+def require_judgement(card: cards.Card, profile: str, metrics: dict[str, Any]) -> None:
+    """Raises PressError when a claim of this profile cannot be judged by these metrics."""
+    for name, result in judge([c for c in card.claims if profile in c.profiles], metrics).items():
+        if result.problem:
+            raise PressError(
+                f"{card.slug}, {profile}, claim {name!r}: {result.problem}; record it, or correct the claim"
+            )
 
 
 def unknown_data(evidence: Evidence) -> str:

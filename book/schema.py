@@ -12,7 +12,7 @@ from book.errors import PressError
 
 Seed = Annotated[str, Field(pattern=r"^-?\d+$")]
 Text = Annotated[str, Field(min_length=1)]
-Verdict = Literal["holds", "direction only", "inconclusive", "fails", "not run"]
+Verdict = Literal["holds", "smaller", "direction only", "no effect", "opposite", "open", "no room", "not run"]
 
 
 class _Strict(BaseModel):
@@ -52,6 +52,7 @@ class Published(_Seeded):
     versions: dict[Text, Text]
     peak_memory_mb: Annotated[float, Field(ge=0)]
     glue: dict[Text, str]
+    changed: list[Text] = []  # definitions of fedlib that were edited in the notebook
     setting: dict[Text, Any] = {}
     tuning: dict[Text, Any] = {}
 
@@ -73,13 +74,16 @@ class Judged(_Strict):
 
     metric: Text
     against: Text | None
-    direction: Literal["above", "below"]
+    direction: Literal["above", "below", "within"]
     least: float
     neutral: float | None
+    scale: Literal["plain", "log", "logit", "fisher"]
+    ceiling: Text | None
     unit: Text
     kind: Kind
     value: float | None
     interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
+    room: float | None
     verdict: Verdict
 
 
@@ -126,7 +130,10 @@ class Committed(_Seeded):
 
 
 class Drift(_Strict):
-    """How far the metrics of a chapter moved on other processors: see :mod:`book.drift`."""
+    """How far the metrics of a chapter moved on other processors: see :mod:`book.drift`.
+
+    ``claims``: those whose verdict moved, with what it became, in the words of the rule of that day.
+    """
 
     slug: Text
     profile: ProfileName
@@ -134,7 +141,7 @@ class Drift(_Strict):
     processors: Annotated[list[Text], Field(min_length=1)]
     hash: Text
     metrics: dict[Text, Annotated[float, Field(ge=0)]]
-    claims: dict[Text, Annotated[list[Verdict], Field(min_length=1)]]
+    claims: dict[Text, Annotated[list[Text], Field(min_length=1)]]
     digest: Text
 
 

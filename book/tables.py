@@ -12,9 +12,12 @@ from book.errors import PressError
 
 _COLOURS = {
     "holds": "green",
+    "smaller": "cyan",
     "direction only": "cyan",
-    "inconclusive": "yellow",
-    "fails": "red",
+    "no effect": "magenta",
+    "opposite": "red",
+    "open": "yellow",
+    "no room": "dim",
     "not run": "dim",
 }
 

@@ -32,6 +32,7 @@ EXTENSIONS = (
     "machines",
     "social",
     "finding",
+    "words",
     "explore",
     "symbols",
     "mathematics",

@@ -95,20 +95,26 @@ def related(card: Card, most: int = 3) -> list[str]:
 
 
 def held(slug: str) -> list[Cell]:
-    """One line per profile, the best evidence first: how many of its claims hold, and what the others came to."""
+    """One line per profile, the best evidence first: its primary claims, and how many of the others hold."""
     lines: list[Cell] = []
     for profile in press.measured_first(press.PROFILES, slug):
-        counts = press.tally(slug, profile)
-        total = sum(counts.values())
-        if total and counts["not run"] == total:
-            lines.append([elements.inline(profile, "profile"), elements.badge("not run")])
-        elif total:
-            others = [[elements.badge(v), f" {n}"] for v, n in counts.items() if n and v != "holds"]
-            line: list[Cell] = [elements.inline(profile, "profile"), f"{counts['holds']} of {total} hold"]
-            lines.append(line + ([" · ", *elements.join(others, " · ")] if others else []))
+        groups = [("primary", ["primary"]), ("others", ["secondary", "mechanism"]), ("identities", ["identity"])]
+        counted = {name: press.tally(slug, profile, kinds) for name, kinds in groups}
+        parts = [_held(name, counts) for name, counts in counted.items() if any(counts.values())]
+        if parts and all(counts["not run"] == sum(counts.values()) for counts in counted.values()):
+            parts = [elements.badge("not run")]
+        if parts:
+            lines.append([elements.inline(profile, "profile"), *elements.join(parts, "; ")])
     if differ := sum(bool(one.against) for one in press.best_of(slug)):
         lines.append(f"The profiles do not agree on {differ} of the claims.")
     return lines or ["no claims yet"]
+
+
+def _held(name: str, counts: dict[str, int]) -> Cell:
+    """How many of some claims hold, and what the others came to."""
+    rest = [[elements.badge(verdict), f" {n}"] for verdict, n in counts.items() if n and verdict != "holds"]
+    line: list[Cell] = [f"{name}: {counts['holds']} of {sum(counts.values())} hold"]
+    return line + ([" · ", *elements.join(rest, " · ")] if rest else [])
 
 
 def last_runs(slug: str) -> Cell:
@@ -157,8 +163,7 @@ def duration(seconds: float | None) -> str:
 
 
 def commands(slug: str) -> str:
-    page = press.document_of(slug)
-    return f'make run P={slug}\nmake run P={slug} ARGS="--profile real"\nmake lab ARGS={page}.md'
+    return f'make run P={slug}\nmake run P={slug} ARGS="--profile real"\nmake lab ARGS=notebooks/{slug}.ipynb'
 
 
 def places(config: Config, slug: str, document: str) -> list[Cell]:

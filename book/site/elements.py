@@ -16,7 +16,16 @@ from book.amounts import number as number, quantity as quantity, span as span
 Cell: TypeAlias = "nodes.Node | str | Sequence[Cell]"
 
 # A sign beside the word: a verdict must be readable without colour.
-SIGNS = {"holds": "✓", "direction only": "↗", "inconclusive": "?", "fails": "✗", "not run": "–"}
+SIGNS = {
+    "holds": "✓",
+    "smaller": "<",
+    "direction only": "↗",
+    "no effect": "≈",
+    "opposite": "✗",
+    "open": "?",
+    "no room": "□",
+    "not run": "–",
+}
 
 
 def inline(content: Cell, *classes: str) -> nodes.inline:

@@ -79,14 +79,14 @@ def figures_of(slug: str) -> list[tuple[bytes, str, tuple[int, int]]]:
 
 
 class TallyDirective(BookDirective):
-    """``{tally}``: how many claims came to which verdict over the whole book on the best evidence, as one bar."""
+    """``{tally}``: the verdicts on the primary claims of the whole book by the best evidence, as one bar."""
 
     def run(self) -> list[Node]:
         self.draws_press()
-        found = press.best_of(*press.slugs())
+        here, found = self.env.docname, press.best_of(*press.slugs(), kinds=("primary",))
         counts = best.counts(found)
         if not counts:
-            return [elements.paragraph("No claims have been written down yet.")]
+            return [elements.paragraph("No primary claims have been written down yet.")]
         whole = sum(counts.values())
         words = {verdict: languages.verdict(verdict, self.env.docname) for verdict in counts}
         said = languages.say("tally", self.env.docname).format(
@@ -98,8 +98,10 @@ class TallyDirective(BookDirective):
         )
         bar = nodes.raw("", f'<div class="tally" role="img" aria-label="{said}">{parts}</div>', format="html")
         each = [[elements.badge(verdict, words[verdict]), f" {n}"] for verdict, n in counts.items()]
-        origin = elements.paragraph(best.origin(found, self.env.docname))
-        return [bar, elements.paragraph(elements.join(each, " · "), "tally-key"), origin]
+        said = languages.say("space", here).join(
+            filter(None, [best.expect(found, here), best.others(here), best.origin(found, here)])
+        )
+        return [bar, elements.paragraph(elements.join(each, " · "), "tally-key"), elements.paragraph(said)]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -17,9 +17,12 @@ ENGLISH = re.compile(
 )
 VERDICTS = {
     "holds": "成立",
+    "smaller": "效果较小",
     "direction only": "方向正确",
-    "inconclusive": "无法判定",
-    "fails": "不成立",
+    "no effect": "无效果",
+    "opposite": "方向相反",
+    "open": "未定",
+    "no room": "没有余地",
     "not run": "未运行",
 }
 PARTS = {
@@ -34,7 +37,9 @@ PARTS = {
 }
 TEXTS = {
     "en": {
-        "tally": "Of {whole} claims: {parts}",
+        "tally": "Of {whole} primary claims: {parts}",
+        "expect": "Of those that hold, expect {n} at most to be false; {kept} stand a correction over the whole book.",
+        "others": "Of {n} other claims, {held} hold; {kept} of {identities} identities are kept.",
         "best": "Each verdict is that of the best evidence there is on its claim: {profiles}.",
         "differ": "On {n} claims a smaller profile came to something else.",
         "old": "{n} were measured with earlier code.",
@@ -51,7 +56,9 @@ TEXTS = {
         "space": " ",
     },
     "zh": {
-        "tally": "共 {whole} 条结论：{parts}",
+        "tally": "共 {whole} 条主要结论：{parts}",
+        "expect": "判定为成立的结论中，预计至多有 {n} 条并不成立；就全书作多重检验校正之后，仍有 {kept} 条成立。",
+        "others": "另有 {n} 条其他结论，其中 {held} 条成立；{identities} 条恒等式中有 {kept} 条得到满足。",
         "best": "每条判定依据该结论现有的最好证据：{profiles}。",
         "differ": "其中 {n} 条在较小的配置下判定不同。",
         "old": "{n} 条由较早的代码测得。",

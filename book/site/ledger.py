@@ -29,7 +29,7 @@ class ClaimsDirective(BookDirective):
                 card = press.card(slug)
                 if card.claims:
                     title = elements.page_link(card.title, press.document_of(slug), self.env.docname)
-                    found += [nodes.rubric("", "", title), ledger(slug), *earlier(slug), *explanations(slug)]
+                    found += [nodes.rubric("", "", title), ledger(slug), *below(slug)]
             return found or [elements.paragraph("No chapter has claims yet.")]
         here = press.slug_of(self.env.docname)
         if here is None or scope:
@@ -38,7 +38,7 @@ class ClaimsDirective(BookDirective):
             )
         if not press.card(here).claims:
             return [elements.paragraph("This chapter makes no claims yet.")]
-        return [ledger(here), *earlier(here), *explanations(here)]
+        return [ledger(here), *below(here)]
 
 
 def ledger(slug: str) -> nodes.table:
@@ -47,7 +47,7 @@ def ledger(slug: str) -> nodes.table:
     profiles = press.measured_first((p for claim in claims for p in claim.profiles), slug)
     rows = [
         [
-            elements.stack(claim.statement, elements.inline(claim.source, "source")),
+            elements.stack(claim.statement, elements.inline(f"{claim.kind} · {claim.source}", "source")),
             elements.stack(narrow_label("The paper"), claim.paper or "–"),
             *[measured_cell(slug, claim, profile) for profile in profiles],
         ]
@@ -66,20 +66,34 @@ def anchor(slug: str, claim: str) -> str:
 
 
 def measured_cell(slug: str, claim: Any, profile: str) -> Cell:
-    """Verdict, mean and interval of one claim at one profile."""
+    """Verdict, mean and interval of one claim at one profile; the room it had, or how many seeds would settle it."""
     seen = press.verdict_of(slug, claim, profile)
     label = narrow_label(profile.capitalize())
     if not seen.applies:
         return elements.stack(label, elements.inline("not claimed", "source"))
     if seen.value is None:
         return elements.stack(label, elements.badge(seen.verdict), elements.inline(seen.problem, "source"))
-    difference = bool(claim.against)
+    room = f"room: {best.size(seen.room, claim)}" if seen.room is not None else ""
     return elements.stack(
         label,
         elements.badge(seen.verdict),
-        elements.quantity(seen.value, claim.unit, difference),
-        elements.inline(elements.span(seen.low, seen.high, claim.unit), "source"),
+        best.size(seen.value, claim),
+        elements.inline(elements.span(seen.low, seen.high, best.unit(claim)), "source"),
+        elements.inline(best.seeds(seen) or room, "source"),
     )
+
+
+def below(slug: str) -> list[Node]:
+    """Under a ledger: how its verdicts are corrected, which evidence is old, and what the author has to say."""
+    kinds = [claim.kind for claim in press.card(slug).claims]
+    said = ["Intervals are plain 95% ones."]
+    if "identity" in kinds:
+        said.append("Those of identities are the span of all seeds.")
+    if (primary := kinds.count("primary")) > 1:
+        said.append(f"The {primary} primary claims are judged together (Holm); the others are not corrected.")
+    else:
+        said.append("The verdicts are not corrected for their number.")
+    return [elements.paragraph(" ".join(said), "origin"), *earlier(slug), *explanations(slug)]
 
 
 def earlier(slug: str) -> list[Node]:
@@ -112,19 +126,17 @@ def explanations(slug: str) -> list[Node]:
 
 
 def summary(page: str) -> list[Node]:
-    """How many claims came to which verdict on the best evidence, and profile by profile, over the whole book."""
-    found = press.best_of(*press.slugs())
-    if not found:
+    """How many claims of each kind came to which verdict on the best evidence, over the whole book."""
+    found = {kind: press.best_of(*press.slugs(), kinds=(kind,)) for kind in press.KINDS}
+    everything = [one for some in found.values() for one in some]
+    if not everything:
         return [elements.paragraph("No claims have been written down yet.")]
-    counts = {"best": press.count(one.verdict.verdict for one in found)}
-    counts |= {profile: press.totals(profile) for profile in press.BEST_FIRST}
-    used = [column for column, count in counts.items() if sum(count.values()) > count["not run"] or column == "best"]
-    used += [column for column, count in counts.items() if column not in used and any(count.values())]
-    rows: list[list[Cell]] = [[elements.badge(v), *[str(counts[p][v]) for p in used]] for v in press.VERDICTS]
-    rows.append([nodes.strong("", "claims"), *[nodes.strong("", str(sum(counts[p].values()))) for p in used]])
-    head: list[Cell] = ["Verdict", *[elements.inline(p, "profile") for p in used]]
-    table = elements.table(head, rows, [40] + [20] * len(used), "summary")
-    return [table, elements.paragraph(best.origin(found, page), "origin")]
+    used = {kind: press.count(one.verdict.verdict for one in some) for kind, some in found.items() if some}
+    rows: list[list[Cell]] = [[elements.badge(v), *[str(used[k][v]) for k in used]] for v in press.VERDICTS]
+    rows.append([nodes.strong("", "claims"), *[nodes.strong("", str(sum(used[k].values()))) for k in used]])
+    table = elements.table(["Verdict", *used], rows, [40] + [20] * len(used), "summary")
+    said = " ".join(filter(None, [best.expect(found["primary"], page), best.origin(everything, page)]))
+    return [table, elements.paragraph(said, "origin")]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

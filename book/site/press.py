@@ -10,24 +10,25 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nbformat
 
 from book import cards, chapters, freshness, records, reference
 from book.errors import PressError as PressError
-from fedlib import evidence as statistics
+from fedlib import evidence as statistics, verdicts as rules
 
 PROFILES = reference.PROFILES  # those that readers see; smoke only guards the goldens
 BEST_FIRST = tuple(reversed(PROFILES))
-VERDICTS = statistics.VERDICTS
+VERDICTS = rules.VERDICTS
 GLUE_PREFIX = statistics.GLUE_PREFIX  # marks outputs that give the prose a number
 EVIDENCE = statistics.MIME  # the output type in which a run hands its numbers to the press
 PARTS = cards.PARTS
+KINDS = get_args(cards.Kind)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class State:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim at one profile. ``earlier``: measured with code that has changed since."""
+    """One claim at one profile. ``earlier``: measured with code that has changed since.
+
+    The others are those of :class:`book.reference.Result`.
+    """
 
     verdict: str
     value: float | None = None
@@ -58,6 +62,10 @@ class Verdict:
     applies: bool = True
     earlier: bool = False
     problem: str = ""
+    room: float | None = None
+    seeds_needed: int | None = None
+    together: int = 0
+    p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -174,8 +182,18 @@ def verdicts(slug: str) -> dict[tuple[str, str], Verdict]:
     for row in reference.claims_for(slug):
         for profile, seen in row.results.items():
             low, high = seen.interval or (None, None)
-            verdict = Verdict(seen.verdict, seen.value, low, high, earlier=seen.stale, problem=seen.problem or "")
-            found[row.claim.id, profile] = verdict
+            found[row.claim.id, profile] = Verdict(
+                seen.verdict,
+                seen.value,
+                low,
+                high,
+                earlier=seen.stale,
+                problem=seen.problem or "",
+                room=seen.room,
+                seeds_needed=seen.seeds_needed,
+                together=seen.together,
+                p=seen.p,
+            )
     return found
 
 
@@ -201,14 +219,14 @@ def best(slug: str, claim: cards.Claim) -> Best:
     return Best(profile, verdict, tuple((p, v) for p, v in smaller if v.verdict != verdict.verdict))
 
 
-def best_of(*slugs: str) -> list[Best]:
-    """The best evidence on every claim of these chapters."""
-    return [best(slug, claim) for slug in slugs for claim in card(slug).claims]
+def best_of(*slugs: str, kinds: Sequence[str] = KINDS) -> list[Best]:
+    """The best evidence on every claim of these chapters, or on those of some kinds."""
+    return [best(slug, claim) for slug in slugs for claim in card(slug).claims if claim.kind in kinds]
 
 
-def tally(slug: str, profile: str) -> dict[str, int]:
+def tally(slug: str, profile: str, kinds: Sequence[str] = KINDS) -> dict[str, int]:
     """How many of the chapter's claims came to each verdict at a profile (only claims made for it)."""
-    claims = [claim for claim in card(slug).claims if profile in claim.profiles]
+    claims = [claim for claim in card(slug).claims if profile in claim.profiles and claim.kind in kinds]
     return count(verdict_of(slug, claim, profile).verdict for claim in claims)
 
 
@@ -216,12 +234,6 @@ def count(verdicts: Iterable[str]) -> dict[str, int]:
     """How many there are of each verdict, all of them named."""
     counts = Counter(verdicts)
     return {verdict: counts[verdict] for verdict in VERDICTS}
-
-
-def totals(profile: str) -> dict[str, int]:
-    """Verdicts at a profile, summed over all chapters."""
-    counts = [tally(slug, profile) for slug in chapters.slugs()]
-    return {verdict: sum(one[verdict] for one in counts) for verdict in VERDICTS}
 
 
 def measured_first(names: Iterable[str], slug: str) -> list[str]:

@@ -17,9 +17,12 @@ BOOK = "book"  # the picture of every page that is no chapter
 SIZE = (12.0, 6.3)  # inches, at 100 dots an inch: what networks ask for
 COLOURS = {
     "holds": "#1a7f37",
+    "smaller": "#54aeff",
     "direction only": "#0969da",
-    "inconclusive": "#bf8700",
-    "fails": "#cf222e",
+    "no effect": "#8250df",
+    "opposite": "#cf222e",
+    "open": "#bf8700",
+    "no room": "#57606a",
     "not run": "#8c959f",
 }
 
@@ -88,7 +91,7 @@ def write(app: Sphinx, error: Exception | None) -> None:
         return
     folder, book = Path(app.outdir) / FOLDER, app.config.html_title
     what = "Papers on federated learning and distillation as chapters that run; every claim measured, with a verdict."
-    draw(folder / f"{BOOK}.png", "An executable book", book, what, press.best_of(*press.slugs()))
+    draw(folder / f"{BOOK}.png", "An executable book", book, what, press.best_of(*press.slugs(), kinds=("primary",)))
     for slug in press.slugs():
         card = press.card(slug)
         draw(folder / f"{slug}.png", book, card.title, card.summary, press.best_of(slug))

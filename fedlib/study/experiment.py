@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,8 @@ from fedlib.algorithms import FedAvg
 from fedlib.federation import Federation, Observer
 from fedlib.study import tuning
 from fedlib.study.runs import Measure, Result, Runs, summary
-from fedlib.study.setting import Federated, Pooled, Samples, Setting, described, vary
+from fedlib.study.setting import Federated, Samples, Setting, described, vary
+from fedlib.study.splits import Pooled
 
 S = TypeVar("S", bound=Setting)
 Watch = Sequence[Callable[[Samples], Observer]]
@@ -107,7 +109,10 @@ class Experiment(Generic[S]):
             played = partial(_played, vary(setting, **way.changes), way, self.device, watch, finish, chance is not None)
             key = f"{name}, {where}" if where else name
             runs.add(name, self.run.each(key, played, at_once=setting.at_once))
+        known = set(self.run.metrics)
         self.measure(runs, {"accuracy": "accuracy"} if measures is None else measures)
+        if beside := sys.modules.get("fedlib.study.beside"):  # a notebook that knows the book's numbers
+            beside.show(self.run, sorted(set(self.run.metrics) - known))
         return runs
 
     def tune(self, methods: Mapping[str, tuning.Grid], **options: Any) -> dict[str, Method]:
@@ -129,6 +134,13 @@ class Experiment(Generic[S]):
             for method in runs if methods is None else methods:
                 self.record(f"{name}/{method}", runs.values(method, read))
 
+    def record_found(self, runs: Runs, metric: str = "{name}/{method}") -> None:
+        """Record all numbers that ``finish`` found, under names of that form; a name with a "/" is a whole metric."""
+        for method in runs:
+            for name in next(iter(runs[method].values())).found:
+                whole = name if "/" in name else metric.format(name=name, method=method)
+                self.record(whole, {s: result.found[name] for s, result in runs[method].items()})
+
     def record(self, metric: str, values: Mapping[int, float] | Callable[[int], float]) -> None:
         """Record one number for each seed: a mapping from the seeds, or a function of the seed."""
         for s in self.seeds:
@@ -138,10 +150,10 @@ class Experiment(Generic[S]):
         """``compute(seed)`` for every seed, JSON-able, kept as it is done; for whatever is no federation."""
         return self.run.each(name, lambda some: [compute(s) for s in some], at_once=1)
 
-    def values(self, metric: str) -> dict[int, float]:
-        """A metric's number for each seed."""
-        self.run.values(metric)  # raises for one that was not recorded
-        return {int(s): v for s, v in self.run.metrics[metric].items()}
+    def values(self, metric: str, against: str | None = None) -> dict[int, float]:
+        """A metric's number for each seed, or its difference to that of another metric."""
+        found = self.run.values(metric, against)  # raises for one that was not recorded
+        return dict(zip(map(int, self.run.metrics[metric]), found, strict=True))
 
     def mean(self, metric: str) -> float:
         """A metric's mean over the seeds."""

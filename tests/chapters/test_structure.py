@@ -149,8 +149,9 @@ def test_quick_and_real_evidence_are_committed_and_judged_as_the_card_says(slug)
         assert len(evidence["seeds"]) >= 3
         wanted = [claim for claim in card.claims if profile in claim.profiles]
         assert set(evidence["claims"]) == {claim.id for claim in wanted}
+        judged = reference.judge(wanted, evidence["metrics"])
         for claim in wanted:
-            assert evidence["claims"][claim.id]["verdict"] == reference.judge(claim, evidence["metrics"]).verdict
+            assert evidence["claims"][claim.id]["verdict"] == judged[claim.id].verdict
 
 
 @pytest.mark.parametrize("slug", [s for s in EVERYTHING if not cards.load(s).draft])

@@ -22,6 +22,46 @@ def test_a_right_card_is_read(tree):
     assert not card.draft
 
 
+@pytest.mark.parametrize(
+    ("changes", "neutral"),
+    [
+        ({"least": 0.5}, None),
+        ({"least": 0.0}, 0.0),
+        ({"least": 0.0, "neutral": None}, None),
+        ({"least": 0.0, "kind": "identity"}, None),
+        ({"direction": "within"}, 0.0),
+        ({"scale": "log", "against": "b"}, 1.0),
+        ({"scale": "log", "least": 2.0}, None),
+    ],
+)
+def test_the_point_of_no_effect_where_the_card_names_none(changes, neutral):
+    about = {"id": "a", "statement": "It is.", "source": "Table 1", "paper": None, "unit": "score"}
+    terms = {"metric": "a", "direction": "above", "least": 0.5, "profiles": ["quick"]}
+    assert cards.Claim.model_validate(about | terms | changes).neutral == neutral
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": "fisher"}, "scale: a difference of two metrics is averaged as it is, or as a ratio; not fisher"),
+        ({"scale": "log", "least": 0.0}, "claim: least 0 lies outside (0, inf), the range of scale 'log'"),
+        ({"direction": "within", "least": 0.0}, "claim: within 0: no value lies within so little of another"),
+        ({"ceiling": "score/best", "against": None}, "ceiling: room is what lies between it and the metric named by"),
+        ({"ceiling": "score/best", "least": -0.1}, "ceiling: a bound asks for no room; only a claim of an effect does"),
+        ({"kind": "identity", "direction": "within"}, "kind: an identity lies above or below its bound"),
+        ({"scale": "cubic"}, "claims.0.scale"),
+    ],
+)
+def test_terms_of_a_claim_that_make_no_sense_are_refused(tree, changes, message):
+    tree.add("demo")
+    card = yaml.safe_load(chapters.card_path("demo").read_text())
+    card["claims"][0] |= changes
+    chapters.card_path("demo").write_text(yaml.safe_dump(card))
+    with pytest.raises(PressError) as error:
+        cards.load("demo")
+    assert message in str(error.value)
+
+
 def test_a_claim_on_one_metric_has_no_neutral_point(tree):
     tree.add("demo")
     claim = yaml.safe_load(chapters.card_path("demo").read_text())["claims"][0]

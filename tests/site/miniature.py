@@ -117,6 +117,7 @@ CARD: dict[str, Any] = {
     "claims": [
         {
             "id": "large",
+            "kind": "primary",
             "statement": "It is large.",
             "source": "Table 1",
             "paper": "1.5",

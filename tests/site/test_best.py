@@ -37,14 +37,14 @@ def test_the_largest_profile_leads_and_those_that_differ_stand_beside_it(judged)
     assert found() == press.Best("quick", table["quick"])
     table["real"] = press.Verdict("holds", 0.9)
     assert found() == press.Best("real", table["real"])
-    table["full"] = press.Verdict("fails", 0.1)
+    table["full"] = press.Verdict("opposite", 0.1)
     assert found() == press.Best("full", table["full"], (("real", table["real"]), ("quick", table["quick"])))
-    assert words(found()) == "full✗ fails · real✓ holds · quick✓ holds"
+    assert words(found()) == "full✗ opposite · real✓ holds · quick✓ holds"
 
 
 def test_what_was_not_measured_is_no_evidence(judged):
     table, found = judged
-    table["quick"] = press.Verdict("fails", 0.0)
+    table["quick"] = press.Verdict("opposite", 0.0)
     table["real"] = press.Verdict("not run", problem="metric 'size' was never recorded")
     assert found().profile == "quick"
     table.clear()
@@ -55,13 +55,42 @@ def test_what_was_not_measured_is_no_evidence(judged):
 def test_evidence_of_earlier_code_leads_and_says_so(judged):
     table, found = judged
     table["quick"] = press.Verdict("holds", 1.0)
-    table["real"] = press.Verdict("fails", 0.0, earlier=True)
-    assert words(found()) == "real✗ fails earlier code · quick✓ holds"
-    assert words(found(), "book/pages/zh") == "real✗ 不成立 较早的代码 · quick✓ 成立"
+    table["real"] = press.Verdict("opposite", 0.0, earlier=True)
+    assert words(found()) == "real✗ opposite earlier code · quick✓ holds"
+    assert words(found(), "book/pages/zh") == "real✗ 方向相反 较早的代码 · quick✓ 成立"
     said = (
         "Each verdict is that of the best evidence there is on its claim: real 1. On 1 claims a smaller profile came to"
     )
     assert best.origin([found()], "index") == f"{said} something else. 1 were measured with earlier code."
+
+
+def test_an_open_claim_says_how_many_seeds_would_settle_it():
+    assert best.seeds(press.Verdict("open", 0.1, seeds_needed=14)) == "about 14 seeds would settle it"
+    assert best.seeds(press.Verdict("open", 0.1, seeds_needed=101)) == "more than 100 seeds would settle it"
+    assert best.seeds(press.Verdict("holds", 0.1)) == ""
+
+
+def test_a_tally_says_how_many_false_ones_to_expect_and_which_stand_over_the_whole_book():
+    values = [("holds", 0.001), ("holds", 0.024), ("open", 0.3), ("open", 0.6), ("not run", None)]
+    found = [press.Best("quick", press.Verdict(word, 0.1, p=p)) for word, p in values]
+    said = "Of those that hold, expect 0.10 at most to be false; 2 stand a correction over the whole book."
+    assert best.expect(found, "index") == said
+    found += [press.Best("quick", press.Verdict("open", 0.1, p=0.9))] * 4
+    assert "expect 0.20 at most to be false; 1 stand" in best.expect(found, "index")
+    assert best.expect(found[2:], "index") == "", "where nothing holds nothing is said"
+
+
+@pytest.mark.parametrize(
+    ("terms", "shown"),
+    [
+        ({"against": "b"}, "+25.0 points [10.0, 40.0]"),
+        ({"against": None}, "25.0% [10.0, 40.0]"),
+        ({"against": "b", "scale": "log"}, "0.250 [0.100, 0.400]"),
+    ],
+)
+def test_a_ratio_of_two_accuracies_is_no_number_of_points(terms, shown):
+    claim = SimpleNamespace(unit="accuracy", **{"scale": "plain", **terms})
+    assert best.value(press.Verdict("holds", 0.25, 0.1, 0.4), claim, "index") == shown
 
 
 @pytest.fixture
@@ -84,13 +113,14 @@ def test_pages_lead_with_full_evidence_where_quick_says_otherwise(book):
     pages, warnings = book.build()
     assert warnings == ""
     home, chapter = text_of(pages["index.html"]), text_of(pages[PAGE])
-    assert "✗ fails 1" in home
+    assert "Of 0 other claims, 0 hold; 0 of 0 identities are kept." in home
+    assert "✗ opposite 1" in home
     assert not re.search(r"✓ holds 1(?!\.)", home)
     assert "full 1. On 1 claims a smaller profile came to something else." in home
-    finding = "full✗ fails 0.133 metres [−0.0101, 0.277] · quick✓ holds 1.60 metres [1.35, 1.85] It is large."
+    finding = "full✗ opposite 0.133 metres [−0.0101, 0.277] · quick✓ holds 1.60 metres [1.35, 1.85] It is large."
     assert finding in home, "a finding has the numbers of the best profile, and of those that differ"
     claims = re.search(r"It claims.*?What held(.*?)Last run", chapter)
-    assert re.search(r"It claims\W+full\s?✗ fails · quick\s?✓ holds It is large\.", chapter)
+    assert re.search(r"It claims\W+full\s?✗ opposite · quick\s?✓ holds It is large\.", chapter)
     assert claims[1].index("full") < claims[1].index("quick")
     assert "The profiles do not agree on 1 of the claims." in claims[1]
 
@@ -127,9 +157,9 @@ def test_a_card_shows_the_best_evidence_on_its_claims(site, slug):
 
 @pytest.mark.site
 @pytest.mark.parametrize("name", ["index", "zh"])
-def test_the_tally_counts_every_claim_once_on_its_best_evidence(site, name):
+def test_the_tally_counts_every_primary_claim_once_on_its_best_evidence(site, name):
     page = (site / f"book/pages/{name}.html").read_text(encoding="utf-8")
-    claims = [(slug, claim) for slug in SLUGS for claim in press.card(slug).claims]
+    claims = [(slug, claim) for slug in SLUGS for claim in press.card(slug).claims if claim.kind == "primary"]
     found = [press.best(slug, claim) for slug, claim in claims]
     said = re.search(r'class="tally" role="img" aria-label="([^"]*)"', page)[1]
     numbers = [int(n) for n in re.findall(r"\d+", said)]

@@ -56,7 +56,7 @@ def test_every_verdict_and_label_has_enough_contrast_in_both_modes():
     assert [mode for mode, _ in modes] == ["light", "dark"]
     for mode, block in modes:
         colours = dict(re.findall(r"--book-([a-z-]+):\s*(#[0-9a-f]{6})", block))
-        for name in ("good", "part", "open", "bad", "none"):
+        for name in ("good", "part", "open", "bad", "zero", "none"):
             ratio = contrast(colours[name], colours[f"{name}-back"])
             assert ratio >= 4.5, f"{mode}: {name} has contrast {ratio:.2f}, WCAG AA wants 4.5"
         assert contrast(colours["quiet"], colours["panel"]) >= 4.5

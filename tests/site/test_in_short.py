@@ -75,13 +75,15 @@ def test_claims_whose_verdicts_differ_are_named_and_those_that_agree_are_not(boo
     pages, warnings = book.build()
     assert warnings == ""
     english, chinese = boxes(pages[PAGE])
-    assert "More than 0.8. full✗ fails 0.110 metres [0.0852, 0.135] · quick✓ holds 1.60 metres [1.35, 1.85]" in english
+    assert (
+        "More than 0.8. full✗ opposite 0.110 metres [0.0852, 0.135] · quick✓ holds 1.60 metres [1.35, 1.85]" in english
+    )
     places = [english.index(f"More than {n}.") for n in ("0.8", "1", "0.9")]
     assert places == sorted(places), "the paper's own claim comes first, then the order of the card"
     assert "More than 0. " not in english
     assert "More than 0.7" not in english
     assert "On 1 more the verdicts differ; see Claims." in english
-    assert "More than 0.8. full✗ 不成立 0.110 metres" in chinese
+    assert "More than 0.8. full✗ 方向相反 0.110 metres" in chinese
     assert "另有 1 条判定不同，见结论一览。" in chinese
     folded = re.search(r'<details lang="zh".*?</details>', pages[PAGE], re.DOTALL)[0]
     assert '<span lang="en">More than 0.8.</span>' in folded, "an English statement within Chinese text"

@@ -36,7 +36,7 @@ help:
 	@echo "make run         P=feddf ARGS=\"-p alpha=0.01\"  execute chapters with other parameters"
 	@echo "make serve       show the built website on this machine"
 	@echo "make zip         the built website as one archive that opens from a file;  make pdf: the book as one PDF"
-	@echo "make lab         open JupyterLab; a double click opens a chapter as a notebook"
+	@echo "make lab         open JupyterLab in notebooks/, where each chapter is a notebook to run and to change"
 	@echo "make real        execute the profile real (real data, no GPU needed), resumable; P= for some chapters"
 	@echo "make full        execute the profile full (the paper's scale, wants a GPU), resumable"
 	@echo "make check       compare the last quick runs with the committed evidence"
@@ -105,9 +105,12 @@ bench: setup
 gpu:
 	@if test -x $(PY); then $(PY) -m benchmarks gpu $(ARGS); else python3 -m benchmarks gpu $(ARGS); fi
 
+# Chapters as notebooks lie in notebooks/: what a reader has run or changed there is kept, the rest is written anew.
 # JUPYTER_CONFIG_PATH adds .jupyter of this folder to the user's own settings, and changes nothing there.
 lab: setup
-	@JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" $(VENV)/bin/jupyter-lab --notebook-dir=. $(ARGS)
+	@$(PY) -m book edition --into notebooks
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" $(VENV)/bin/jupyter-lab --notebook-dir=. \
+	  --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 # Golden notebooks need nothing built; tests of evidence and of the website need both commands before them.
 test: setup

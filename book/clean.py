@@ -19,6 +19,8 @@ BUILT = (
         "site.log",
         "findings",
         "colab",
+        "editions",
+        "editions.json",
         "fedlib-book.zip",
         "fedlib-book.pdf",
     ),

@@ -95,6 +95,25 @@ def build(
 
 
 @app.command()
+def edition(
+    slugs: Slugs = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Folder to write to; notebooks that a reader has changed are kept there.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="What pip installs fedlib from where it is missing.")] = None,
+) -> None:
+    """Write chapters as notebooks for readers: to run, and to change the method in."""
+    from book import edition
+
+    named = [chapters.require(slug) for slug in slugs or chapters.slugs()]
+    folder = into or chapters.build_folder() / edition.FOLDER
+    written, kept = edition.write(named, folder, source)
+    for path in kept:
+        say(f"kept: {path}, which you have changed; delete it to get the book's again")
+    say(f"{len(written)} notebooks written to {folder}")
+
+
+@app.command()
 def check(slugs: Slugs = None, profile: Profile = "quick") -> None:
     """Compare fresh runs with the committed evidence, and print the claims."""
     from book import checks, tables

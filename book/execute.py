@@ -301,6 +301,8 @@ def _fault(evidence: dict[str, Any] | None, profile: str) -> dict[str, str] | No
         text = "no evidence was published; the chapter's last cell must call run.publish()"
     elif evidence.get("profile") != profile:
         text = f"evidence was published for profile {evidence.get('profile')!r}, but {profile!r} was asked for"
+    elif names := evidence.get("changed"):
+        text = f"{', '.join(names)} changed while it ran (%%method); such a run can become no evidence"
     elif wrong := schema.faults(schema.Published, evidence):
         text = f"what was published is no evidence: {'; '.join(wrong[:5])}"
     else:

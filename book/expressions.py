@@ -9,7 +9,6 @@ is committed), and maybe ``setting`` and ``stale``; a profile that was not run i
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 
 from book import amounts
 from book.errors import nearest
-from fedlib import evidence as statistics
+from fedlib import evidence as statistics, scales
 
 PROFILES = ("quick", "real", "full")
 NOT_RUN = "[not run]"
@@ -130,22 +129,21 @@ def by_seed(metric: Mapping[str, Any]) -> dict[str, float]:
 def say(asked: Expression, values: list[dict[str, float]], unit: str) -> str:
     """The numbers of an expression in words. ``values``: of each of its metrics, by seed."""
     if asked.operator == "/":
-        logs = [math.log(ratio) for ratio in ratios(*values)]
-        seen = statistics.interval(logs)
-        middle, low, high = math.exp(seen.mean), bounded_exp(seen.low), bounded_exp(seen.high)
-        text = amounts.number(middle) if asked.mean or seen.n == 1 else amounts.estimate(middle, low, high, "")
+        seen = scales.interval(ratios(*values), "log")
+        text = (
+            amounts.number(seen.mean)
+            if asked.mean or seen.n == 1
+            else amounts.estimate(seen.mean, seen.low, seen.high, "")
+        )
         number, _, interval = text.partition(" ")
         return f"{number} times {interval}".rstrip()
     difference = asked.operator == "-"
-    seen = statistics.interval(statistics.paired(*values) if difference else values[0].values())
-    if asked.mean or not (difference or asked.interval):
+    bounds = ((-1.0, 1.0) if difference else (0.0, 1.0)) if unit == "accuracy" else None
+    found = statistics.paired(*values) if difference else values[0].values()
+    seen = scales.interval(found, bounds=bounds)
+    if asked.mean or seen.n == 1 or not (difference or asked.interval):
         return amounts.quantity(seen.mean, unit, difference)
     return amounts.estimate(seen.mean, seen.low, seen.high, unit, difference)
-
-
-def bounded_exp(value: float) -> float:
-    """The exponential; infinity where it is too large for a float."""
-    return math.exp(value) if value < 700 else math.inf
 
 
 def ratios(above: Mapping[str, float], below: Mapping[str, float]) -> list[float]:

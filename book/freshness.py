@@ -115,17 +115,25 @@ def _cell(source: str, tree: ast.Module | None) -> Any:
 
 def _cells(notebook: Any, names: Names = ()) -> definitions.Part:
     """The code cells of a notebook as one statement: what they do, in order, with the tags that change it."""
-    cells = chapters.code_cells(notebook)
-    trees = [_parsed(c.source) for c in cells]
+    cells = [
+        (cell.source, tuple(sorted(_RUNS_DIFFERENTLY & set(chapters.tags(cell)))))
+        for cell in chapters.code_cells(notebook)
+    ]
+    return _statement(tuple(cells), names, tuple(fedlib_modules()))
+
+
+@lru_cache(maxsize=256)
+def _statement(
+    cells: tuple[tuple[str, tuple[str, ...]], ...], names: Names, modules: tuple[str, ...]
+) -> definitions.Part:
+    trees = [_parsed(source) for source, _ in cells]
     whole = ast.Module([statement for tree in trees if tree for statement in tree.body], [])
     _former(whole, "", names)  # in place, so that a name that one cell imports is known in all
-    done = [
-        [_cell(cell.source, tree), sorted(_RUNS_DIFFERENTLY & set(chapters.tags(cell)))]
-        for cell, tree in zip(cells, _split(whole, trees), strict=True)
-    ]
-    strings = ast.List([ast.Constant(cell.source) for cell, tree in zip(cells, trees, strict=True) if tree is None])
+    split = _split(whole, trees)
+    done = [[_cell(source, tree), list(tags)] for (source, tags), tree in zip(cells, split, strict=True)]
+    strings = ast.List([ast.Constant(source) for (source, _), tree in zip(cells, trees, strict=True) if tree is None])
     words = definitions.words(whole) | definitions.words(strings)
-    bound = definitions.bindings(whole, fedlib_modules())
+    bound = definitions.bindings(whole, list(modules))
     return definitions.Part(digest(done), words, definitions.wholes(whole, bound))
 
 

@@ -62,7 +62,12 @@ def statistics_of(values: dict[str, float]) -> dict[str, Any]:
 
 
 def build(card: cards.Card, record: records.Record, published: dict[str, Any]) -> Evidence:
-    """The evidence of a run, in the form in which it is committed: its numbers are those in the executed notebook."""
+    """The evidence of a run, in the form in which it is committed: its numbers are those in the executed notebook.
+
+    Raises PressError when the run was not of the book's own methods.
+    """
+    if names := published.get("changed"):
+        raise PressError(f"{card.slug}: {', '.join(names)} changed while it ran (%%method); run it again without")
     metrics = {name: statistics_of(values) for name, values in published["metrics"].items()}
     ran = record["evidence"]  # where it ran: with parts of the seeds elsewhere, there as well
     made = {

@@ -52,6 +52,7 @@ class Published(_Seeded):
     versions: dict[Text, Text]
     peak_memory_mb: Annotated[float, Field(ge=0)]
     glue: dict[Text, str]
+    changed: list[Text] = []  # definitions of fedlib that were edited in the notebook
     setting: dict[Text, Any] = {}
     tuning: dict[Text, Any] = {}
 

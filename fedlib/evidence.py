@@ -100,6 +100,7 @@ class Run:
             self.seeds = self.seeds[number - 1 :: count]
             if not self.seeds:
                 raise NothingToDo(f"part {part} of the seeds is empty")
+        self._began = time.monotonic()
         self.metrics: dict[str, dict[str, float]] = {}
         self.glued: dict[str, str] = {}
         self.setting: dict[str, Any] = {}  # names and plain values (:func:`fedlib.study.described`)
@@ -152,6 +153,7 @@ class Run:
             for s, result in zip(some, results, strict=True):
                 found[s] = self._keep(f"{name}/{s}", result, seconds, seed=s)
         self._done += len(wanted)
+        progress(f"{self._done} done")
         return {s: found[s]["result"] for s in wanted}
 
     def _ask(self, key: str) -> None:
@@ -234,12 +236,18 @@ class Run:
         display(data, raw=True, metadata={"scrapbook": {"name": key, "mime_prefix": GLUE_PREFIX}})
 
     def evidence(self) -> dict[str, Any]:
-        """Everything measured and what it depends on, JSON-able."""
+        """Everything measured and what it depends on, JSON-able.
+
+        ``changed`` names the definitions of fedlib that were not the book's while it ran
+        (:mod:`fedlib.study.method`); it is there only if some were, and no such run can become a reference.
+        """
         loaded = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "fedlib" and m is not None}
         loading = loaded.get("fedlib.data.loading")
         torch = sys.modules.get("torch")
         devices, choice = loaded.get("fedlib.devices"), loaded.get("fedlib.choice")
         precisions = sorted(self._precisions.union(_precisions()))
+        method = loaded.get("fedlib.study.method")
+        changed = method.changed(since=self._began) if method else []
         versions = {"python": platform.python_version()}
         versions |= {n: m.__version__ for n in ("torch", "numpy", "sklearn") if (m := sys.modules.get(n))}
         return {
@@ -257,10 +265,12 @@ class Run:
             "glue": dict(sorted(self.glued.items())),
             "setting": self.setting,
             "tuning": self.tuning,
-        }
+        } | ({"changed": changed} if changed else {})
 
     def publish(self) -> None:
-        """Emit the evidence as an output of the current cell, with a table for the reader."""
+        """Emit the evidence as an output of the current cell, with a table for the reader; a notebook that knows the
+        book's numbers (:mod:`fedlib.study.beside`) shows this run beside them.
+        """
         from IPython.display import display
 
         missing = {m: sorted(set(map(str, self.seeds)) - set(v)) for m, v in self.metrics.items()}
@@ -269,6 +279,8 @@ class Run:
             raise ValueError(f"these metrics lack a value for some seeds: {'; '.join(gaps)}")
         content = self.evidence()
         display({MIME: content, "text/plain": self.table(), "text/html": self._html()}, raw=True)
+        if beside := sys.modules.get("fedlib.study.beside"):
+            beside.show(self)
 
     def _html(self) -> str:
         body = []
@@ -283,11 +295,20 @@ class Run:
 
 
 def progress(line: str) -> None:
-    """Say how far a run is, in the file that FEDLIB_PROGRESS names; silent without it."""
+    """Say how far a run is: in the file that FEDLIB_PROGRESS names, or else below the cell of a notebook that runs."""
     path = os.environ.get("FEDLIB_PROGRESS")
     if path:
         with suppress(OSError):  # progress is a courtesy: it never stops a run
             Path(path).write_text(line[:120] + "\n")
+    elif (python := sys.modules.get("IPython")) and (shell := python.get_ipython()) and hasattr(shell, "kernel"):
+        from IPython.display import display
+
+        place = f"fedlib-progress-{shell.execution_count}"  # one line for each cell, written over and over
+        display({"text/plain": line}, raw=True, display_id=place, update=place in _lines)
+        _lines.add(place)
+
+
+_lines: set[str] = set()
 
 
 def _precisions() -> list[str]:

@@ -163,8 +163,7 @@ def duration(seconds: float | None) -> str:
 
 
 def commands(slug: str) -> str:
-    page = press.document_of(slug)
-    return f'make run P={slug}\nmake run P={slug} ARGS="--profile real"\nmake lab ARGS={page}.md'
+    return f'make run P={slug}\nmake run P={slug} ARGS="--profile real"\nmake lab ARGS=notebooks/{slug}.ipynb'
 
 
 def places(config: Config, slug: str, document: str) -> list[Cell]:

@@ -26,24 +26,32 @@ class EvidenceDirective(BookDirective):
             raise self.error("evidence is shown in papers/<slug>/chapter.md; this page is not a chapter")
         if profile not in press.PROFILES:
             raise self.error(f"unknown profile {profile!r}: expected one of {', '.join(press.PROFILES)}")
-        found = press.measured(slug, profile)
-        if found is None:
-            return not_run(slug, profile)
-        patterns = self.options.get("metrics", "*").replace(",", " ").split()
-        chosen = [name for name in found.metrics if any(fnmatchcase(name, pattern) for pattern in patterns)]
-        if not chosen:
-            raise self.error(
-                f"no metric of {slug} at the {profile} profile matches {' '.join(patterns)!r}; "
-                f"it has: {', '.join(found.metrics)}"
-            )
-        rows = [metric_row(name, found.metrics[name], unit_of(slug, name)) for name in chosen]
-        table = elements.table(["Metric", "Mean", "95% interval", "Seeds"], rows, [40, 18, 28, 14], "evidence")
-        origin = [elements.inline(profile, "profile"), " ", card.provenance(found.provenance)]
-        if found.earlier:
-            origin += [" ", elements.label(f"measured with earlier code ({found.commit})", "earlier")]
-        if found.unknown:
-            origin += [" ", elements.label(f"on unknown data ({found.unknown})", "earlier")]
-        return [table, elements.paragraph(origin, "origin")]
+        try:
+            return shown(slug, profile, self.options.get("metrics", "*"))
+        except ValueError as problem:
+            raise self.error(str(problem)) from None
+
+
+def shown(slug: str, profile: str, wanted: str) -> list[Node]:
+    """A table of the metrics that match one of the patterns ``wanted``. Raises ValueError where none does."""
+    found = press.measured(slug, profile)
+    if found is None:
+        return not_run(slug, profile)
+    patterns = wanted.replace(",", " ").split()
+    chosen = [name for name in found.metrics if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise ValueError(
+            f"no metric of {slug} at the {profile} profile matches {' '.join(patterns)!r}; "
+            f"it has: {', '.join(found.metrics)}"
+        )
+    rows = [metric_row(name, found.metrics[name], unit_of(slug, name)) for name in chosen]
+    table = elements.table(["Metric", "Mean", "95% interval", "Seeds"], rows, [40, 18, 28, 14], "evidence")
+    origin = [elements.inline(profile, "profile"), " ", card.provenance(found.provenance)]
+    if found.earlier:
+        origin += [" ", elements.label(f"measured with earlier code ({found.commit})", "earlier")]
+    if found.unknown:
+        origin += [" ", elements.label(f"on unknown data ({found.unknown})", "earlier")]
+    return [table, elements.paragraph(origin, "origin")]
 
 
 def unit_of(slug: str, metric: str) -> str:

@@ -1,4 +1,4 @@
-"""The executed notebooks, shipped with the site as files to download, in plain Markdown.
+"""The notebook editions of the chapters, shipped with the site as files to download (:mod:`book.edition`).
 
 From a server the link saves the notebook. Where a page was opened from a file, in the archive of the site for one,
 Chromium shows the JSON instead. It does save a zip, so each notebook comes as one, too.
@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from book.site import executed, plain, press
+from book.site import press
 
 FOLDER = "notebooks"
 
@@ -29,32 +28,17 @@ def link(words: str, slug: str, document: str, ending: str = "") -> nodes.raw | 
     return nodes.raw("", text, format="html")
 
 
-def shipped(slug: str, site: str) -> nbformat.NotebookNode:
-    """The quick run as the page shows it: without what is for the press alone, and without messages of the machine.
-
-    Its text is plain Markdown, with links to the book at ``site``.
-    """
-    notebook = nbformat.read(press.executed_path(slug), as_version=4)
-    tell = plain.Plain(slug, notebook, site)
-    for cell in plain.markdown(notebook):
-        cell.source = tell(cell.source)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            shown = executed.visible(cell.outputs)
-            cell.outputs = [output for output in shown if output.get("name") != "stderr"]
-    nbformat.validate(notebook)
-    return notebook
-
-
 def write(app: Sphinx, error: Exception | None) -> None:
-    """The notebooks of all chapters that were executed."""
+    """The editions of all chapters that were executed."""
     if error is not None or app.builder.format != "html":
         return
+    from book import edition  # it asks for the card, which asks for the links above
+
     folder = Path(app.outdir) / FOLDER
     folder.mkdir(exist_ok=True)
     for slug in press.slugs():
         if press.executed_path(slug).exists():
-            text = nbformat.writes(shipped(slug, app.config.html_baseurl)) + "\n"
+            text = edition.text(slug)
             (folder / f"{slug}.ipynb").write_text(text, encoding="utf-8")
             with ZipFile(folder / f"{slug}.ipynb.zip", "w", ZIP_DEFLATED) as packed:
                 packed.writestr(

@@ -1,7 +1,7 @@
 """Markdown cells for notebook viewers, which know neither roles nor directives: MyST in, plain Markdown out.
 
-What a role would show becomes text (a quoted number is taken from the outputs), what a directive would draw becomes one
-line with a link to the page.
+What a role would show becomes text, what a directive would draw becomes text or a table; what only a page can show, a
+figure to turn, becomes one line with a link to it.
 """
 
 from __future__ import annotations
@@ -9,75 +9,110 @@ from __future__ import annotations
 import ast
 import posixpath
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
 from itertools import count
 
 import nbformat
-from pybtex.database import parse_file
 
-from book.site import executed, links, press, source
+from book import quoting
+from book.site import as_markdown, evidence, executed, links, press, quotes, source, works
 
 ROLE = re.compile(r"\{([a-z][a-z:-]*)\}`([^`]+)`")
 DIRECTIVE = re.compile(r"^( *)(`{3,}|:{3,})\{([a-z-]+)\} *(.*)\n((?:.*\n)*?) *\2 *$", re.MULTILINE)
-OPTION = re.compile(r"^:[a-z-]+:.*\n?|^---\n(?:.*\n)*?---\n", re.MULTILINE)
+OPTION = re.compile(r"^ *:([a-z-]+): *(.*)\n?", re.MULTILINE)
+HEAD = re.compile(r"(?:^ *:[a-z-]+:.*\n?)+|^---\n(?:.*\n)*?---\n", re.MULTILINE)
 NUMBERED = re.compile(r"\$\$((?:[^$]|\\\$)+)\$\$ *\(([\w-]+)\)")
 TARGET = re.compile(r"^\([\w-]+\)=\n", re.MULTILINE)
-SPAN = re.compile(r"(?<=\])\{[.#][^}\n]*\}")
+SPAN = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\{[.#][^}\n]*\}")
 RELATIVE = re.compile(r"\]\((?![a-z]+:|#)([^)\s]+?)\.md(#[^)\s]*)?\)")
-TOLD = {"dropdown", "admonition", "margin", "note", "tip", "warning"}  # directives whose text is the reader's
+INSIDE = re.compile(r"\]\(#([^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
+TOLD = {"admonition", "note", "tip", "warning"}  # directives whose text is the reader's
+NOT_RUN = "[not run]"
 
 
 class Plain:
-    """The Markdown of one executed chapter in plain terms. ``site``: where the book stands, with a slash at its end."""
+    """The Markdown of one chapter in plain terms. ``site``: where the book stands, with a slash at its end.
 
-    def __init__(self, slug: str, notebook: nbformat.NotebookNode, site: str):
-        self.page, self.site = press.document_of(slug), site
+    ``notebook`` has the chapter's text, and the outputs of the run that it quotes; of a ``draft`` these may lack some.
+    """
+
+    def __init__(self, slug: str, notebook: nbformat.NotebookNode, site: str, draft: bool = False):
+        self.draft = draft
+        self.slug, self.page, self.site = slug, press.document_of(slug), site
         self.quoted = quoted(notebook)
-        self.numbers: dict[str, int] = {}
-        places = count(1)
-        for cell in markdown(notebook):
-            for found in NUMBERED.finditer(cell.source):
-                self.numbers[found[2]] = next(places)
+        self.whole = "\n\n".join(cell.source for cell in markdown(notebook))
+        self.numbers = {found[2]: n for n, found in zip(count(1), NUMBERED.finditer(self.whole), strict=False)}
+        self.anchors = {_slug(heading): heading.replace(" ", "-") for heading in HEADING.findall(self.whole)}
+        self.measured = measured(slug, self.whole)
 
     def __call__(self, text: str) -> str:
-        """One cell: directives first (their text has roles, too), then what stands in a line."""
+        """One cell whose numbers are ``measured``: directives first (their text has roles, too), then what stands in a
+        line.
+        """
         text = self.undirected(text)
         text = NUMBERED.sub(lambda m: f"$${m[1].rstrip()} \\tag{{{self.numbers[m[2]]}}}\n$$", text)
-        text = SPAN.sub("", TARGET.sub("", text))
+        text = SPAN.sub(r"\1", TARGET.sub("", text))
         text = RELATIVE.sub(lambda m: f"]({self.address(m[1])}{m[2] or ''})", text)
-        return ROLE.sub(self.role, text)
+        text = INSIDE.sub(lambda m: f"](#{self.anchors.get(m[1], m[1])})", text)
+        return re.sub(r"\n{3,}", "\n\n", ROLE.sub(self.role, text)).strip("\n")
 
     def undirected(self, text: str) -> str:
         return DIRECTIVE.sub(self.directive, text)
 
     def directive(self, found: re.Match[str]) -> str:
         indent, name, argument, body = found[1], found[3], found[4].strip(), found[5]
+        options, body = dict(OPTION.findall(body)), HEAD.sub("", body, count=1)
+        if name == "dropdown":
+            inner = self.undirected(body).strip()
+            return f"{indent}<details><summary>{argument}</summary>\n\n{inner}\n\n{indent}</details>"
+        if name == "margin":
+            return "\n".join(f"{indent}> {line}".rstrip() for line in self.undirected(body).strip().split("\n"))
         if name in TOLD:
             title = f"**{argument}**\n\n" if argument else ""
-            return indent + title + self.undirected(OPTION.sub("", body)).strip()
-        if name == "code-of":
-            code = source.source_of(argument)
-            return f"{indent}Code: [`{argument}`]({self.site}{links.page_of(code.path)}.html#{code.anchor})"
-        anchor = f"#equation-{argument}" if name == "equation" else ""
-        shown = {
-            "equation": "code and test of the equation",
-            "bibliography": "references",
-            "explore": "a figure to turn",
+            return indent + title + self.undirected(body).strip()
+        if name == "code-of":  # within another directive; those that stand alone are cells
+            return f"```python\n{source.source_of(argument).text}\n```"
+        if name == "card":
+            return as_markdown.card(self.slug, works.title(press.card(self.slug).citation), self.site)
+        if name == "claims":
+            return as_markdown.claims(self.slug, self.site)
+        if name == "evidence":
+            return as_markdown.measured(self.slug, argument, options.get("metrics", "*"), self.site)
+        if name == "equation":
+            return indent + self.implemented(argument, options)
+        if name == "bibliography":
+            return self.references()
+        words = "a figure to turn" if name == "explore" else name
+        return f"{indent}*On the page: [{words}]({self.site}{self.page}.html)*"
+
+    def implemented(self, label: str, options: Mapping[str, str]) -> str:
+        """What an equation is in code, where the notebook does not show it right below; "" where only tests are."""
+        parts = [f"`{name}` in a cell of this notebook" for name in words(options.get("cell", ""))]
+        for name in words(options.get("code", "")):
+            code = source.source_of(name)
+            parts.append(f"[`{name}`]({self.site}{links.page_of(code.path)}.html#{code.anchor})")
+        number = self.numbers.get(label)
+        return f"*In code, ({number}) is {' and '.join(parts)}.*" if parts and number else ""
+
+    def references(self) -> str:
+        """All works that the chapter cites, as a list."""
+        cited = {
+            key.strip() for name, keys in ROLE.findall(self.whole) if name.startswith("cite") for key in keys.split(",")
         }
-        words = f"{name} {argument}" if name == "evidence" else shown.get(name, name)
-        return f"{indent}*On the page: [{words}]({self.site}{self.page}.html{anchor})*"
+        return "\n".join(f"- {text}" for text in sorted(map(works.reference, cited)))
 
     def role(self, found: re.Match[str]) -> str:
         name, text = found[1], found[2]
         label, target = re.fullmatch(r"(?:(.*?)\s*<)?([^<>]*)>?", text, re.DOTALL).groups()  # type: ignore[union-attr]
         if name == "glue:text":
-            return self.quoted[text.split(":")[0]]
+            key = text.split(":")[0]
+            return self.quoted.get(key, NOT_RUN) if self.draft else self.quoted[key]
         if name.startswith("cite"):
-            works = [work(key.strip()) for key in text.split(",")]
+            keys = [key.strip() for key in text.split(",")]
             if name == "cite:t":
-                return ", ".join(f"{who} ({year})" for who, year in works)
-            return "(" + "; ".join(f"{who}, {year}" for who, year in works) + ")"
+                return ", ".join(works.linked(key, "{who} ({year})") for key in keys)
+            return "(" + "; ".join(works.linked(key, "{who}, {year}") for key in keys) + ")"
         if name == "eq":
             return f"({self.numbers[text]})" if text in self.numbers else self.elsewhere(text)
         if name == "doc":
@@ -96,6 +131,15 @@ class Plain:
         return f"{self.site}{posixpath.normpath(path)}.html"
 
 
+def _slug(heading: str) -> str:
+    """The address of a heading on the website; JupyterLab takes the heading itself."""
+    return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+
+
+def words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
 def markdown(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "markdown"]
 
@@ -110,12 +154,10 @@ def quoted(notebook: nbformat.NotebookNode) -> Mapping[str, str]:
     }
 
 
-@cache
-def work(key: str) -> tuple[str, str]:
-    """Authors and year of an entry of the bibliography: ``("McMahan et al.", "2017")``."""
-    entry = parse_file(press.root() / "book" / "references.bib").entries[key]
-    people = entry.persons.get("author") or entry.persons["editor"]
-    last = [
-        " ".join(part.render_as("text") for part in [*one.rich_prelast_names, *one.rich_last_names]) for one in people
-    ]
-    return (f"{last[0]} et al." if len(last) > 2 else " and ".join(last)), entry.fields["year"]
+def measured(slug: str, whole: str) -> Callable[[str], str]:
+    """What replaces the roles that quote the evidence in a part of the chapter whose text is ``whole``."""
+    known, units = quotes.evidence_of(slug), evidence.units(slug)
+    found = zip(press.card(slug).claims, press.best_of(slug), strict=True)
+    verdicts = {claim.id: f"{one.profile}: {one.verdict.verdict}" for claim, one in found}
+    figures = quoting.figure_numbers(whole)
+    return lambda text: quoting.resolve(text, known, units, verdicts=verdicts, figures=figures)

@@ -47,9 +47,7 @@ class CCVR(FedAvg):
 
     def calibrated(self, fed: Federation, number: int | None = None) -> State:
         """The server's model as it would be if the extra round were played now: nothing is booked, nothing changes."""
-        self._require_head(fed)
-        parts = [Moments.received(self.moments(fed, k).payload(fed.dtype)) for k in range(fed.clients)]
-        return self._fitted(fed, pool(parts), number)
+        return self._fitted(fed, pool([Moments.received(payload) for payload in self._payloads(fed)]), number)
 
     def _fitted(self, fed: Federation, moments: Moments, number: int | None) -> State:
         number = fed.round if number is None else number
@@ -63,18 +61,18 @@ class CCVR(FedAvg):
 
         Raises ValueError for a network without a common linear layer ``head``.
         """
-        self._require_head(fed)
-        sent = [self.moments(fed, k).payload(fed.dtype) for k in range(fed.clients)]
+        sent = self._payloads(fed)
         fed.ledger.down.append(payload_bytes(self.broadcast(fed)) * fed.clients)
         fed.ledger.up.append(sum(map(payload_bytes, sent)))
         return pool([Moments.received(payload) for payload in sent])
 
-    def _require_head(self, fed: Federation) -> None:
+    def _payloads(self, fed: Federation) -> list[State]:
         if f"{HEAD}weight" not in fed.state or any(n.startswith(HEAD) for n in fed.personal):
             raise ValueError(
                 "CCVR calibrates a linear classifier that all clients share: the network needs a layer named 'head', "
                 f"and none of it may be personal; parameters {list(fed.net.parameters)}, personal {list(fed.personal)}"
             )
+        return [self.moments(fed, k).payload(fed.dtype) for k in range(fed.clients)]
 
     def moments(self, fed: Federation, client: int) -> Moments:
         """A client's class moments: of the *received* model's features, in evaluation mode, without augmentation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,10 +10,11 @@ from typing import Any, Generic, TypeVar
 
 from fedlib import evidence, require
 from fedlib.algorithms import FedAvg
-from fedlib.federation import Federation, Observer, together
+from fedlib.federation import Federation, Observer
 from fedlib.study import tuning
 from fedlib.study.runs import Measure, Result, Runs, summary
-from fedlib.study.setting import Federated, Pooled, Samples, Setting, described, vary
+from fedlib.study.setting import Federated, Samples, Setting, described, vary
+from fedlib.study.splits import Pooled
 
 S = TypeVar("S", bound=Setting)
 Watch = Sequence[Callable[[Samples], Observer]]
@@ -107,7 +109,10 @@ class Experiment(Generic[S]):
             played = partial(_played, vary(setting, **way.changes), way, self.device, watch, finish, chance is not None)
             key = f"{name}, {where}" if where else name
             runs.add(name, self.run.each(key, played, at_once=setting.at_once))
+        known = set(self.run.metrics)
         self.measure(runs, {"accuracy": "accuracy"} if measures is None else measures)
+        if beside := sys.modules.get("fedlib.study.beside"):  # a notebook that knows the book's numbers
+            beside.show(self.run, sorted(set(self.run.metrics) - known))
         return runs
 
     def tune(self, methods: Mapping[str, tuning.Grid], **options: Any) -> dict[str, Method]:
@@ -203,6 +208,6 @@ def train(
         setting.federation(shared or method.of(s), s, samples=own, watch=watch, device=device)
         for s, own in zip(seeds, data, strict=True)
     ]
-    together(federations, setting.rounds)
+    setting.play(federations)
     pairs = zip(federations, data, strict=True)
     return [summary(fed, setting.last, finish(fed, own) if finish else {}) for fed, own in pairs]

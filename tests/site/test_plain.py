@@ -9,7 +9,7 @@ from book.site import plain, press
 
 SITE = "https://example.org/book/"
 PAGE = f"{SITE}papers/feddf/chapter.html"
-TOLD = f"*On the page: [code and test of the equation]({PAGE}#equation-feddf-one)*"
+MCMAHAN, LIN = "https://arxiv.org/abs/1602.05629", "https://arxiv.org/abs/2006.07242"
 OTHER = f"[(fedbn-layer)]({SITE}papers/fedbn/chapter.html#equation-fedbn-layer)"
 EQUATION = "$$\na = b . % cheap\n$$ (feddf-one)"
 
@@ -22,6 +22,7 @@ def tell() -> plain.Plain:
         "display_data", {f"{press.GLUE_PREFIX}text/plain": "'-1.2 points of 1-2, pre-2'"}, metadata=scrap
     )
     cells = [nbformat.v4.new_code_cell("1", outputs=[output]), nbformat.v4.new_markdown_cell(EQUATION)]
+    cells.append(nbformat.v4.new_markdown_cell("## How it is done\n\n{cite}`lin2020ensemble`"))
     return plain.Plain("feddf", nbformat.v4.new_notebook(cells=cells), SITE)
 
 
@@ -29,22 +30,32 @@ def tell() -> plain.Plain:
     ("myst", "expected"),
     [
         ("It is {glue:text}`gain`.", "It is −1.2 points of 1-2, pre-2."),
-        ("{cite:t}`mcmahan2017communication`", "McMahan et al. (2017)"),
-        ("{cite}`mcmahan2017communication,lin2020ensemble`", "(McMahan et al., 2017; Lin et al., 2020)"),
+        ("{cite:t}`mcmahan2017communication`", f"[McMahan et al. (2017)]({MCMAHAN})"),
+        (
+            "{cite}`mcmahan2017communication,lin2020ensemble`",
+            f"([McMahan et al., 2017]({MCMAHAN}); [Lin et al., 2020]({LIN}))",
+        ),
         ("{term}`Rounds <round>` and a {term}`server`", "Rounds and a server"),
         ("in {eq}`feddf-one` and {eq}`fedbn-layer`", f"in (1) and {OTHER}"),
         (EQUATION, "$$\na = b . % cheap \\tag{1}\n$$"),
         ("see [FedBN](../fedbn/chapter.md#method)", f"see [FedBN]({SITE}papers/fedbn/chapter.html#method)"),
-        ("[first](#claims) and [text](https://a.org/b.md)", "[first](#claims) and [text](https://a.org/b.md)"),
+        ("[first](#how-it-is-done) and [text](https://a.org/b.md)", "[first](#How-it-is-done) and [text](https://a.org/b.md)"),
         ("{doc}`the primer </papers/fedavg/chapter>`", f"[the primer]({SITE}papers/fedavg/chapter.html)"),
         ("(here)=\n## Here", "## Here"),
-        ("[x]{.theirs}", "[x]"),
-        ("```{card}\n```", f"*On the page: [card]({PAGE})*"),
-        ("```{evidence} real\n:metrics: a/*\n```", f"*On the page: [evidence real]({PAGE})*"),
-        ("  ```{equation} feddf-one\n  :test: t\n  ```", f"  {TOLD}"),
-        ("```{code-of} fedlib.losses.kd\n:test: t\n```", f"Code: [`fedlib.losses.kd`]({SITE}fedlib/losses.html#kd)"),
-        ("```{dropdown} Answer\nNo: {glue:text}`gain`.\n```", "**Answer**\n\nNo: −1.2 points of 1-2, pre-2."),
-        ("````{admonition} Two\n```{claims}\n```\n````", f"**Two**\n\n*On the page: [claims]({PAGE})*"),
+        ("the paper's [$x$]{.theirs}", "the paper's $x$"),
+        ("```{explore}\nrows: {}\n```", f"*On the page: [a figure to turn]({PAGE})*"),
+        ("a\n\n```{equation} feddf-one\n:test: t\n```\n\nb", "a\n\nb"),
+        ("```{equation} feddf-one\n:cell: gap\n```", "*In code, (1) is `gap` in a cell of this notebook.*"),
+        (
+            "```{equation} feddf-one\n:code: fedlib.losses.kd\n```",
+            f"*In code, (1) is [`fedlib.losses.kd`]({SITE}fedlib/losses.html#kd).*",
+        ),
+        (
+            "```{dropdown} Answer\nNo: {glue:text}`gain`.\n```",
+            "<details><summary>Answer</summary>\n\nNo: −1.2 points of 1-2, pre-2.\n\n</details>",
+        ),
+        ("```{margin}\nOne.\n\nTwo.\n```", "> One.\n>\n> Two."),
+        ("````{admonition} Two\n```{explore}\n```\n````", f"**Two**\n\n*On the page: [a figure to turn]({PAGE})*"),
         ("```bash\nmake book\n```", "```bash\nmake book\n```"),
     ],
 )  # fmt: skip
@@ -55,3 +66,27 @@ def test_myst_becomes_plain_markdown(tell, myst, expected):
 def test_a_number_that_the_run_did_not_give_is_an_error(tell):
     with pytest.raises(KeyError, match="loss"):
         tell("{glue:text}`loss`")
+
+
+def test_what_the_chapter_cites_is_listed_with_links(tell):
+    listed = tell("```{bibliography}\n:filter: docname in docnames\n```")
+    assert listed.startswith("- Tao Lin, Lingjing Kong, Sebastian U. Stich and Martin Jaggi (2020). [Ensemble")
+    assert f"({LIN})" in listed
+    assert len(listed.splitlines()) == 1
+
+
+def test_card_claims_and_evidence_are_tables(tell):
+    card = tell("```{card}\n```")
+    assert card.startswith("|  |  |\n| --- | --- |\n| **Paper** | ")
+    assert f"[this chapter, with previews and all runs]({PAGE})" in card
+    claims = tell("```{claims}\n```").splitlines()
+    assert claims[0].startswith("| Claim | The paper | ")
+    assert sum(line.startswith("|") for line in claims) == 2 + len(press.card("feddf").claims)
+    evidence = tell("```{evidence} real\n:metrics: accuracy/fed*\n```").splitlines()
+    assert evidence[0] == "| Metric | Mean | 95% interval | Seeds |"
+    assert {line.split("`")[1].split("/")[0] for line in evidence[2:] if line.startswith("|")} == {"accuracy"}
+
+
+def test_a_pattern_that_no_metric_matches_is_an_error(tell):
+    with pytest.raises(ValueError, match="no metric of feddf at the real profile matches 'nothing/"):
+        tell("```{evidence} real\n:metrics: nothing/*\n```")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -17,7 +15,6 @@ from book import chapters
 from book.site import plain, press
 
 REPOSITORY = yaml.safe_load((chapters.ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
-LEFT = re.compile(r"\{[a-z][a-z:-]*\}`|^ *(?:`{3,}|:{3,})\{|\[not run\]|^\([\w-]+\)=$|\.md[#)]", re.MULTILINE)
 COMMANDS = ("README.md", "book/pages/index.md", "book/pages/zh.md", "book/pages/reproduce.md")
 
 
@@ -39,30 +36,16 @@ def test_the_executed_notebook_comes_with_the_site(site, slug):
     assert (page.parent / address).resolve() == path.resolve()
 
 
-def no_myst(path: Path) -> None:
-    """No role, directive, target or link to a source is left in the Markdown of a notebook."""
-    for cell in plain.markdown(nbformat.read(path, as_version=4)):
-        assert not LEFT.search(cell.source), f"{path.name}: {LEFT.search(cell.source)[0]!r} in {cell.source[:300]}"
-
-
 @pytest.mark.site
 @pytest.mark.parametrize("slug", press.slugs())
-def test_the_shipped_notebook_is_plain_markdown(site, slug):
+def test_the_shipped_notebook_is_the_edition_and_quotes_what_was_measured(site, slug):
+    """``tests/press/test_edition.py`` looks at what an edition is."""
     path = site / "notebooks" / f"{slug}.ipynb"
-    no_myst(path)
+    notebook = nbformat.read(path, as_version=4)
+    assert not any("[not run]" in cell.source for cell in plain.markdown(notebook))
+    assert len(notebook.cells) > len(chapters.read(slug).cells), "a cell that sets up, and the method in cells"
     with ZipFile(path.with_suffix(".ipynb.zip")) as packed:
         assert packed.read(path.name) == path.read_bytes()
-
-
-@pytest.mark.site
-def test_notebooks_for_colab_are_plain_markdown_and_install_the_library_first(site, tmp_path):
-    call = [sys.executable, chapters.ROOT / ".github" / "colab.py", tmp_path, "--source", "somewhere"]
-    subprocess.run(call, check=True, cwd=tmp_path)
-    found = sorted(tmp_path.glob("*.ipynb"))
-    assert {path.stem for path in found} == set(press.slugs())
-    for path in found:
-        no_myst(path)
-        assert "fedlib @ somewhere" in nbformat.read(path, as_version=4).cells[0].source
 
 
 @pytest.mark.site

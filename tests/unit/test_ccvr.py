@@ -589,3 +589,15 @@ def test_all_pairs_of_cka_at_once():
         for j, b in enumerate(many):
             assert float(found[i, j]) == pytest.approx(metrics.linear_cka(a, b), abs=1e-12)
     assert float((found.diagonal() - 1).abs().max()) < 1e-12
+
+
+def test_a_calibrated_copy_is_what_calibration_gives_and_changes_nothing():
+    fed = federation(CCVR(how=QUICK))
+    fed.run(2)
+    before, booked = dict(fed.state), len(fed.ledger.up)
+    copy = fed.algorithm.calibrated(fed)
+    assert all(fed.state[n] is before[n] for n in before)
+    assert len(fed.ledger.up) == booked
+    fed.algorithm.calibrate(fed)
+    assert all(torch.equal(copy[n], fed.state[n]) for n in copy)
+    assert len(fed.ledger.up) == booked + 1

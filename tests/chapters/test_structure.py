@@ -8,7 +8,6 @@ import pytest
 from book import cards, chapters, contents, form, golden, prose as typed, reference
 
 EVERYTHING = chapters.slugs()
-STILL_SHARED = 29  # functions that several chapters define; the number only falls, to 0
 SLUGS = [slug for slug in EVERYTHING if not cards.load(slug).page]
 WRITTEN = [slug for slug in SLUGS if not cards.load(slug).draft]
 
@@ -43,9 +42,8 @@ def test_every_page_is_in_the_table_of_contents():
     assert contents.problems() == []
 
 
-def test_no_more_functions_than_before_are_written_in_several_chapters():
-    shared = form.shared_functions(EVERYTHING)
-    assert len(shared) <= STILL_SHARED, f"python -m book list --form shows where: {', '.join(shared)}"
+def test_no_function_is_written_in_several_chapters():
+    assert form.shared_functions(EVERYTHING) == {}
 
 
 @chapter

@@ -90,11 +90,16 @@ def definitions(code: str) -> dict[str, str]:
 
 
 def shared_functions(slugs: Iterable[str]) -> dict[str, list[str]]:
-    """Functions and classes that several chapters define, with their slugs: by name, and as `a = b` by equal bodies."""
+    """Functions and classes that several chapters define, with their slugs: by name, and as `a = b` by equal bodies.
+
+    Every chapter has a ``Setting`` of its own.
+    """
     names, bodies = defaultdict(set), defaultdict(set)
     for slug in slugs:
         for cell in blocks.code_cells(files.read_text(chapters.chapter_path(slug))):
             for name, body in definitions(cell.text).items():
+                if name == "Setting":
+                    continue
                 names[name].add(slug)
                 bodies[body].add((name, slug))
     shared = {name: sorted(where) for name, where in names.items() if len(where) > 1}

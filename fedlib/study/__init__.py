@@ -19,26 +19,24 @@ if TYPE_CHECKING:
     from .experiment import Experiment as Experiment, Method as Method, begin as begin, train as train
     from .figures import bars as bars, curves as curves, differences as differences, names as names, sweep as sweep
     from .runs import Result as Result, Runs as Runs
+    from .server import WithServer as WithServer, fusions as fusions, received as received
     from .setting import (
-        IID as IID,
-        Dirichlet as Dirichlet,
         Federated as Federated,
-        Pooled as Pooled,
         Samples as Samples,
         Setting as Setting,
-        Shards as Shards,
         described as described,
         vary as vary,
     )
+    from .splits import IID as IID, Classes as Classes, Dirichlet as Dirichlet, Pooled as Pooled, Shards as Shards
     from .tuning import Grid as Grid, grid as grid
 
 _HOME = {
     **dict.fromkeys(("Experiment", "Method", "begin", "train"), "experiment"),
     **dict.fromkeys(("bars", "curves", "differences", "names", "sweep"), "figures"),
     **dict.fromkeys(("Result", "Runs"), "runs"),
-    **dict.fromkeys(
-        ("IID", "Dirichlet", "Federated", "Pooled", "Samples", "Setting", "Shards", "described", "vary"), "setting"
-    ),
+    **dict.fromkeys(("WithServer", "fusions", "received"), "server"),
+    **dict.fromkeys(("Federated", "Samples", "Setting", "described", "vary"), "setting"),
+    **dict.fromkeys(("IID", "Classes", "Dirichlet", "Pooled", "Shards"), "splits"),
     **dict.fromkeys(("Grid", "grid"), "tuning"),
 }
 

@@ -10,10 +10,11 @@ from typing import Any, Generic, TypeVar
 
 from fedlib import evidence, require
 from fedlib.algorithms import FedAvg
-from fedlib.federation import Federation, Observer, together
+from fedlib.federation import Federation, Observer
 from fedlib.study import tuning
 from fedlib.study.runs import Measure, Result, Runs, summary
-from fedlib.study.setting import Federated, Pooled, Samples, Setting, described, vary
+from fedlib.study.setting import Federated, Samples, Setting, described, vary
+from fedlib.study.splits import Pooled
 
 S = TypeVar("S", bound=Setting)
 Watch = Sequence[Callable[[Samples], Observer]]
@@ -133,6 +134,13 @@ class Experiment(Generic[S]):
             for method in runs if methods is None else methods:
                 self.record(f"{name}/{method}", runs.values(method, read))
 
+    def record_found(self, runs: Runs, metric: str = "{name}/{method}") -> None:
+        """Record all numbers that ``finish`` found, under names of that form; a name with a "/" is a whole metric."""
+        for method in runs:
+            for name in next(iter(runs[method].values())).found:
+                whole = name if "/" in name else metric.format(name=name, method=method)
+                self.record(whole, {s: result.found[name] for s, result in runs[method].items()})
+
     def record(self, metric: str, values: Mapping[int, float] | Callable[[int], float]) -> None:
         """Record one number for each seed: a mapping from the seeds, or a function of the seed."""
         for s in self.seeds:
@@ -142,10 +150,10 @@ class Experiment(Generic[S]):
         """``compute(seed)`` for every seed, JSON-able, kept as it is done; for whatever is no federation."""
         return self.run.each(name, lambda some: [compute(s) for s in some], at_once=1)
 
-    def values(self, metric: str) -> dict[int, float]:
-        """A metric's number for each seed."""
-        self.run.values(metric)  # raises for one that was not recorded
-        return {int(s): v for s, v in self.run.metrics[metric].items()}
+    def values(self, metric: str, against: str | None = None) -> dict[int, float]:
+        """A metric's number for each seed, or its difference to that of another metric."""
+        found = self.run.values(metric, against)  # raises for one that was not recorded
+        return dict(zip(map(int, self.run.metrics[metric]), found, strict=True))
 
     def mean(self, metric: str) -> float:
         """A metric's mean over the seeds."""
@@ -200,6 +208,6 @@ def train(
         setting.federation(shared or method.of(s), s, samples=own, watch=watch, device=device)
         for s, own in zip(seeds, data, strict=True)
     ]
-    together(federations, setting.rounds)
+    setting.play(federations)
     pairs = zip(federations, data, strict=True)
     return [summary(fed, setting.last, finish(fed, own) if finish else {}) for fed, own in pairs]

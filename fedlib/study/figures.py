@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedlib import evidence, plots
-from fedlib.plots import look
+from fedlib.plots import lines as drawn_lines, look
 from fedlib.study.experiment import Experiment
 from fedlib.study.runs import Runs
 
 Values = Mapping[int, float]
 
 
-def names(**labels: str) -> None:
+def names(like: Mapping[str, str] | None = None, **labels: str) -> None:
     """Print names of methods that only this chapter has, in the order in which they get colours: ``names(pull="pull
-    alone")``. A method that the book knows keeps its colour and gets the name.
+    alone")``. A method that the book knows keeps its colour, which no other then gets, and gets the name; ``like`` says
+    of variants whose colour they share: ``names({"fedavg1": "fedavg"}, fedavg1="FedAvg, one class")``.
     """
-    keys = {key: _key(key) for key in labels}
-    free = look.styles(["", *(label for key, label in labels.items() if keys[key] not in look.METHODS)])
+    keys = {key: _key((like or {}).get(key, key)) for key in labels}
+    free = look.styles(["", *(keys[key] if keys[key] in look.METHODS else label for key, label in labels.items())])
     for key, label in labels.items():
         known = look.METHODS.get(keys[key])
-        look.METHODS[keys[key]] = known._replace(label=label) if known else free[label]
+        look.METHODS[_key(key)] = known._replace(label=label) if known else free[label]
 
 
 def curves(
@@ -33,24 +34,34 @@ def curves(
     spread: str = "band",
     height: float = 3.2,
     first: int = 1,
+    log: bool = False,
+    share: bool = False,
+    x: str = "round",
+    log_x: bool = False,
 ) -> None:
     """Columns of the history over rounds, a panel for each: the mean over seeds, with its 95 % interval
-    (``spread="seeds"``: a thin line for each seed). ``first``: the round with which the lines begin.
+    (``spread="seeds"``: a thin line for each seed). ``first``: the round with which the lines begin. ``log``: a
+    logarithmic scale; ``share``: one scale for all panels. ``x``: another column, equal for all seeds, in place of the
+    round; ``log_x``: its axis is logarithmic.
     """
+    also = () if x == "round" else (x,)
     chosen = list(runs) if methods is None else list(methods)
-    fig, axes = plots.figure(1, len(columns), height=height, squeeze=False)
+    fig, axes = plots.figure(1, len(columns), height=height, squeeze=False, sharey=share)
     said = []
     for i, (ax, column) in enumerate(zip(axes[0], columns, strict=True)):
         shares = _is_share(column) if percent is None else percent
-        rows = {m: {s: h[first - 1 :] for s, h in runs.histories(m, column).items()} for m in chosen}
+        rows = {m: {s: h[first - 1 :] for s, h in runs.histories(m, *also, column).items()} for m in chosen}
         title = titles[i] if titles else column.replace("_", " ")
-        plots.curves(rows, column, ax=ax, percent=shares, spread=spread, ylabel=title if len(columns) == 1 else "",
-                     labels=i == len(columns) - 1)  # fmt: skip
+        if log_x:
+            ax.set_xscale("log")
+        plots.curves(rows, column, x=x, ax=ax, percent=shares, spread=spread, ylabel=title if len(columns) == 1 else "",
+                     labels=i == len(columns) - 1, log=log)  # fmt: skip
         if len(columns) > 1:
             ax.set_title(title)
         ends = {m: evidence.interval([h[-1][column] for h in one.values()]).mean for m, one in rows.items()}
         said.append(f"{title} at the end: {_listed(ends, shares)}")
-    plots.show(fig, f"Lines over rounds, mean and spread over {len(runs[chosen[0]])} seeds. " + ". ".join(said) + ".")
+    over = "rounds" if x == "round" else x
+    plots.show(fig, f"Lines over {over}, mean and spread over {len(runs[chosen[0]])} seeds. " + ". ".join(said) + ".")
 
 
 def bars(
@@ -133,7 +144,7 @@ def differences(
 
 def sweep(
     experiment: Experiment[Any],
-    panels: Mapping[str, str | Mapping[str, str]],
+    panels: Mapping[str, str | Mapping[str, str | Callable[[float], str]]],
     values: Sequence[float] | Mapping[float, str],
     xlabel: str,
     *,
@@ -142,38 +153,42 @@ def sweep(
     log: bool = True,
 ) -> None:
     """A metric over a parameter, a panel each: thick the mean, thin the seeds. A panel is a metric with ``{}`` where
-    the value stands (or what ``values`` maps it to), or several of them by name. ``baselines``: metrics that do not
-    depend on it, as dashed lines.
+    the value stands (or what ``values`` maps it to), or several of them by name; where that does not say it, a line is
+    a function from the value to the metric. ``baselines``: metrics that do not depend on it, as dashed lines.
     """
     fig, axes = plots.figure(1, len(panels), height=3.0, squeeze=False)
+    keys = values if isinstance(values, Mapping) else {v: _short(v) for v in values}
     said = []
+
+    def metric(line: str | Callable[[float], str], value: float) -> str:
+        return line.format(keys[value]) if isinstance(line, str) else line(value)
+
     for ax, (title, given) in zip(axes[0], panels.items(), strict=True):
         lines = {title: given} if isinstance(given, str) else given
-        shares = _is_share(next(iter(lines.values()))) if percent is None else percent
-        keys = values if isinstance(values, Mapping) else {v: _short(v) for v in values}
-        places = [v for v, key in keys.items() if all(experiment.has(m.format(key)) for m in lines.values())]
+        places = [v for v in keys if all(experiment.has(metric(line, v)) for line in lines.values())]
+        shares = _is_share(metric(next(iter(lines.values())), places[0])) if percent is None else percent
         ends = []
         for name, drawn in look.styles(lines).items():
-            found = [experiment.values(lines[name].format(keys[v])) for v in places]
+            found = [experiment.values(metric(lines[name], v)) for v in places]
             for s in experiment.seeds:
                 ax.plot(places, [one[s] for one in found], color=drawn.colour, alpha=0.35, linewidth=0.8)
             means = [evidence.interval(one.values()).mean for one in found]
             ax.plot(places, means, color=drawn.colour, marker=drawn.marker or "o")
             ends.append((places[-1], means[-1], drawn.label, drawn.colour))
             said.append(
-                f"{drawn.label}: "
+                f"{title}, {drawn.label}: ".removeprefix(f"{title}, " * (title in ("", drawn.label)))
                 + ", ".join(f"{_short(v)}: {_shown(m, shares)}" for v, m in zip(places, means, strict=True))
             )
-        for name, metric in (baselines or {}).items():
-            ax.axhline(experiment.mean(metric), color=look.MUTED, linestyle=(0, (4, 2)), linewidth=1.2)
-            ends.append((places[-1], experiment.mean(metric), name, look.MUTED))
+        for name, base in (baselines or {}).items():
+            ax.axhline(experiment.mean(base), color=look.MUTED, linestyle=(0, (4, 2)), linewidth=1.2)
+            ends.append((places[-1], experiment.mean(base), name, look.MUTED))
         if log:
             ax.set_xscale("log")
         ax.set_xticks(places, [_short(v) for v in places])
         ax.minorticks_off()
         ax.set(title=title, xlabel=xlabel)
         if shares:
-            plots.lines.as_percent(ax)
+            drawn_lines.as_percent(ax)
         if len(ends) > 1:
             plots.label_ends(ax, ends)
     plots.show(fig, f"Lines over {xlabel}. " + ". ".join(said) + ".")

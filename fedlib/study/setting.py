@@ -14,67 +14,23 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fedlib import data, observe, partition, require, rng
-from fedlib.federation import Federation, Local, Observer
+from fedlib import data, observe, require, rng
+from fedlib.federation import Federation, Local, Observer, together
+from fedlib.study.splits import IID, Split
 
-Split = Callable[[Tensor, int, torch.Generator], list[Tensor]]
 S = TypeVar("S", bound="Setting")
 
 
-@dataclass(frozen=True)
-class Dirichlet:
-    """Label skew: every class divided in proportions from Dirichlet(alpha, ..., alpha) (:func:`partition.dirichlet`).
-
-    ``least`` samples for every client, or its even share where that is less; ``cap``: a client that has its even share
-    gets nothing of later classes.
-    """
-
-    alpha: float
-    least: int = 1
-    cap: bool = False
-
-    def __call__(self, labels: Tensor, clients: int, draws: torch.Generator) -> list[Tensor]:
-        """Rows of each client."""
-        least = min(self.least, len(labels) // clients)
-        return partition.dirichlet(labels, clients, self.alpha, draws, min_size=least, cap=self.cap)
-
-
-@dataclass(frozen=True)
-class Shards:
-    """Label skew: ``per_client`` pieces of the samples in the order of their labels (:func:`partition.shards`)."""
-
-    per_client: int
-
-    def __call__(self, labels: Tensor, clients: int, draws: torch.Generator) -> list[Tensor]:
-        """Rows of each client."""
-        return partition.shards(labels, clients, self.per_client, draws)
-
-
-@dataclass(frozen=True)
-class IID:
-    """No skew: shuffled and dealt out evenly (:func:`partition.iid`)."""
-
-    def __call__(self, labels: Tensor, clients: int, draws: torch.Generator) -> list[Tensor]:
-        """Rows of each client."""
-        return partition.iid(labels, clients, draws)
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """Everything in one place, whatever the number of clients: the ceiling of what federated training could reach."""
-
-    def __call__(self, labels: Tensor, clients: int, draws: torch.Generator) -> list[Tensor]:
-        """Rows of each client."""
-        return [torch.arange(len(labels))]
-
-
 class Samples(NamedTuple):
-    """Training samples of all clients together, x [N, ...] and y [N], and those to be judged by."""
+    """Training samples of all clients together, x [N, ...] and y [N], and those to be judged by: by all of them or,
+    where clients have models of their own, client k by ``rows[k]``.
+    """
 
     x: Tensor
     y: Tensor
     x_test: Tensor
     y_test: Tensor
+    rows: Sequence[Tensor] = ()
 
     def held_out(self, share: float, draws: torch.Generator) -> Samples:
         """The training samples alone, of which a random ``share`` in (0, 1) stands for the test set."""
@@ -119,6 +75,7 @@ class Federated(Setting):
     flat: bool = False  # samples as rows [N, D]
     redraw: bool = False  # training and test part drawn anew for each seed from all samples of the set
     last: int = 5  # a run is judged by the mean of its last rounds: one round alone is noisy
+    by_class: bool = False  # the accuracy of each class is looked at, too
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,8 +92,12 @@ class Federated(Setting):
         return self.split(samples.y, self.clients, rng.stream(seed, "split"))
 
     def observers(self, samples: Samples) -> Sequence[Observer]:
-        """What is looked at after every round: ``accuracy`` of the server's model on the test samples."""
-        return [observe.server_accuracy(samples.x_test, samples.y_test)]
+        """What is looked at every round: ``accuracy`` of the server's model, ``class_accuracy`` if ``by_class``."""
+        return [observe.server_accuracy(samples.x_test, samples.y_test, self.by_class)]
+
+    def late(self, observer: Observer) -> Observer:
+        """The observer in the last rounds only, those that judge: for what takes long to look at."""
+        return lambda fed, seen: observer(fed, seen) if seen.number >= self.rounds - self.last else {}
 
     def federation(
         self,
@@ -157,6 +118,10 @@ class Federated(Setting):
         given: dict[str, Any] = {"local": self.local, "participation": self.participation, "dtype": self.dtype}
         given |= {"seed": seed, "observers": watching} | options
         return Federation(self.model, samples.x, samples.y, self.parts(samples, seed), algorithm, **given)
+
+    def play(self, federations: Sequence[Federation]) -> None:
+        """Train federations of several seeds side by side: all rounds, unless a chapter's setting stops earlier."""
+        together(federations, self.rounds)
 
 
 @lru_cache(maxsize=8)

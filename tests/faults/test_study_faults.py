@@ -74,6 +74,16 @@ class TestStudy(Planted):
             tests=("test_study.py::test_a_method_may_have_its_own_settings",),
         ),
         Fault(
+            "late-is-early",
+            "study/setting.py",
+            "if seen.number >= self.rounds - self.last else {}",
+            "if seen.number < self.rounds - self.last else {}",
+            "what is to be looked at in the last rounds is looked at before them",
+            tests=(
+                "test_study.py::test_a_late_observer_looks_at_the_rounds_that_judge_and_classes_are_looked_at_when_asked",
+            ),
+        ),
+        Fault(
             "differences-turned",
             "study/figures.py",
             "experiment.run.values(metric.format(method), metric.format(to))",

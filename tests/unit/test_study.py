@@ -1,7 +1,7 @@
 """The vocabulary of the chapters: settings, comparisons, tuning."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import pytest
@@ -85,6 +85,19 @@ def test_a_change_reaches_the_field_that_has_its_name_wherever_it_is():
     assert changed.local.lr == SMALL.local.lr
 
 
+def test_a_late_observer_looks_at_the_rounds_that_judge_and_classes_are_looked_at_when_asked():
+    setting = replace(SMALL, by_class=True)
+    late = setting.late(lambda fed, seen: {"seen": seen.number})
+    fed = setting.federation(FedAvg(), 0, watch=[lambda samples: late], device="cpu")
+    fed.run(3)
+    assert [row.get("seen") for row in fed.history] == [None, 1, 2]
+    assert {len(row["class_accuracy"]) for row in fed.history} == {10}
+    plain = SMALL.federation(FedAvg(), 0, device="cpu")
+    plain.run(3)
+    assert [row["accuracy"] for row in plain.history] == [row["accuracy"] for row in fed.history]
+    assert "class_accuracy" not in plain.history[0]
+
+
 def test_none_leaves_what_is_there():
     assert study.vary(SMALL, rounds=None, alpha=None) == SMALL
 
@@ -158,6 +171,12 @@ def test_each_seed_draws_its_own_samples_and_every_call_the_same():
     assert not torch.equal(one.x, other.x)
     assert one.x.shape == (200, 64)
     assert len(one.y_test) == 100
+
+
+def test_clients_of_a_split_by_classes_hold_as_many_as_it_says():
+    few = study.vary(SMALL, split=study.Classes(3))
+    samples = few.draw(0)
+    assert [len(samples.y[rows].unique()) for rows in few.parts(samples, 0)] == [3] * 4
 
 
 def test_held_out_samples_are_training_samples_that_nobody_trains_on():
@@ -259,6 +278,17 @@ def test_a_method_may_have_its_own_settings():
     assert runs["fedavg"][0].curves["accuracy"] == [r["accuracy"] for r in by_hand(FedAvg(), 0).history]
 
 
+def test_a_setting_says_how_long_its_federations_play():
+    class Short(Setting):
+        def play(self, federations):
+            for fed in federations:
+                fed.run(1 + fed.seed)
+
+    short = Short(**{f.name: getattr(SMALL, f.name) for f in fields(SMALL)})
+    runs = study.begin({"smoke": short}, "smoke", device="cpu").compare({"fedavg": FedAvg()})
+    assert [len(runs["fedavg"][seed].curves["accuracy"]) for seed in (0, 1)] == [1, 2]
+
+
 def test_a_method_may_be_a_function_of_the_seed():
     asked = []
 
@@ -283,6 +313,34 @@ def test_what_is_looked_for_at_the_end_is_found():
     assert 0 <= runs.mean("local", "client_accuracy") <= 1
 
 
+class Diverging(FedAvg):
+    """Seed 0 diverges in its second round."""
+
+    def aggregate(self, fed, uploads, weights):
+        super().aggregate(fed, uploads, weights)
+        if fed.seed == 0 and fed.round == 1:
+            raise ArithmeticError("diverged")
+
+
+def test_a_seed_that_diverges_counts_as_the_comparison_says_and_the_others_go_on(compared):
+    with pytest.raises(ArithmeticError, match="diverged"):
+        begin().compare({"sick": Diverging()})
+    runs = begin().compare({"sick": Diverging()}, chance=0.1, finish=lambda fed, samples: {"whole": 1})
+    assert runs.values("sick", "accuracy")[0] == 0.1
+    assert [runs["sick"][s].diverged for s in (0, 1)] == [True, False]
+    assert runs["sick"][1].last == compared[1]["fedavg"][1].last
+    assert runs["sick"][1].found == {"whole": 1}
+
+
+def test_what_is_found_is_recorded_under_names_of_one_form():
+    experiment = begin(seeds=1)
+    runs = experiment.compare(
+        {"fedavg": FedAvg()}, measures={}, finish=lambda fed, samples: {"rounds": fed.round, "whole/one": fed.clients}
+    )
+    experiment.record_found(runs, "small-{name}/{method}")
+    assert experiment.run.metrics == {"small-rounds/fedavg": {"0": 3}, "whole/one": {"0": 4}}
+
+
 def test_columns_that_are_not_looked_at_every_round_are_averaged_over_those_that_are():
     experiment = begin(seeds=1, rounds=4)
 
@@ -298,7 +356,7 @@ def test_columns_that_are_not_looked_at_every_round_are_averaged_over_those_that
 def test_a_run_that_was_killed_goes_on_without_training_again(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDLIB_RESUME", str(tmp_path))
     first = begin().compare({"fedavg": FedAvg()})
-    monkeypatch.setattr("fedlib.study.experiment.together", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("fedlib.study.setting.together", lambda *_: pytest.fail("trained again"))
     again = begin().compare({"fedavg": FedAvg()})
     assert dict(first) == dict(again)
 
@@ -342,6 +400,13 @@ def test_records_come_from_a_mapping_or_a_function_and_each_seed_has_one():
         experiment.record("d", {0: 1.0})
     with pytest.raises(KeyError, match="recorded"):
         experiment.values("e")
+
+
+def test_a_difference_of_two_metrics_is_that_of_each_seed(compared):
+    experiment, _ = compared
+    one, other = (experiment.values(f"accuracy/{method}") for method in ("fedprox", "fedavg"))
+    found = experiment.values("accuracy/fedprox", "accuracy/fedavg")
+    assert found == {s: one[s] - other[s] for s in (0, 1)}
 
 
 def test_what_a_run_publishes_fits_the_schema_and_tells_its_setting(compared):

@@ -67,6 +67,16 @@ def test_a_sweep_draws_a_mean_over_each_value(experiment, shown):
     assert "0: 60.0%, 5: 62.7%, 10: 40.0%" in alt
 
 
+def test_lines_of_a_sweep_may_be_functions_of_the_value_and_are_told_with_their_panel(experiment, shown):
+    lines = {"up": {0: "fedavg", 5: "moon"}.get, "level": lambda value: "fedavg"}
+    named = {name: lambda value, key=key: f"accuracy/{key(value)}" for name, key in lines.items()}
+    study.sweep(experiment, {"Accuracy": named}, [0, 5], "weight", log=False)
+    fig, alt = shown[0]
+    assert "Accuracy, up: 0: 60.0%, 5: 62.7%. Accuracy, level: 0: 60.0%, 5: 60.0%" in alt
+    ends = [line.get_ydata()[-1] for line in fig.axes[0].lines if line.get_linewidth() > 1]
+    assert ends == pytest.approx([0.62666667, 0.6])
+
+
 def test_curves_tell_where_each_method_ends(shown):
     runs = Runs()
     for method, top in (("fedavg", 0.8), ("moon", 0.9)):
@@ -79,6 +89,27 @@ def test_curves_tell_where_each_method_ends(shown):
     assert list(fig.axes[0].lines[0].get_xdata()) == [2, 3]
 
 
+def test_panels_of_curves_may_share_a_logarithmic_scale(shown):
+    runs = Runs()
+    curves = {"loss": [1.0, 0.1], "own_loss": [1.0, 0.01]}
+    runs.add("fedavg", {0: {"curves": curves, "last": {}, "bytes": 0, "found": {}}})
+    study.curves(runs, *curves, log=True, share=True)
+    left, right = shown[0][0].axes
+    assert left.get_yscale() == "log"
+    assert left.get_ylim() == right.get_ylim()
+
+
+def test_curves_may_stand_over_another_column_on_a_logarithmic_axis(shown):
+    runs = Runs()
+    curves = {"accuracy": [0.1, 0.5, 0.8], "step": [10, 100, 1000]}
+    runs.add("fedavg", {s: {"curves": curves, "last": {}, "bytes": 0, "found": {}} for s in (0, 1)})
+    study.curves(runs, "accuracy", x="step", log_x=True)
+    fig, alt = shown[0]
+    assert list(fig.axes[0].lines[0].get_xdata()) == [10, 100, 1000]
+    assert (fig.axes[0].get_xscale(), fig.axes[0].get_xlabel()) == ("log", "step")
+    assert alt.startswith("Lines over step,")
+
+
 def test_methods_of_a_chapter_get_names_and_colours_of_their_own(monkeypatch):
     monkeypatch.setattr(look, "METHODS", dict(look.METHODS))
     before = look.METHODS["moon"]
@@ -87,6 +118,14 @@ def test_methods_of_a_chapter_get_names_and_colours_of_their_own(monkeypatch):
     assert (pull.label, push.label) == ("pull alone", "push alone")
     assert pull.colour != push.colour
     assert look.METHODS["moon"] == before._replace(label="MOON, μ = 5")
+
+
+def test_a_colour_of_a_method_that_is_named_beside_them_is_no_method_of_the_chapters(monkeypatch):
+    monkeypatch.setattr(look, "METHODS", dict(look.METHODS))
+    study.names({"mine": "fedprox"}, one="one", two="two", three="three", fedntd="FedNTD", mine="FedProx, mine")
+    fresh = {look.style(name).colour for name in ("one", "two", "three")}
+    assert not fresh & {look.style("fedntd").colour, look.style("fedprox").colour}
+    assert look.style("mine") == look.style("fedprox")._replace(label="FedProx, mine")
 
 
 def test_no_alternative_text_has_a_hyphen_for_a_minus(experiment, shown):

@@ -141,8 +141,8 @@ def cell_before(node: nodes.Element) -> nodes.Element | None:
 
 
 def silent(node: Node) -> bool:
-    """Whether a node between a cell and its caption counts for nothing: a comment, a target, an equation's links."""
-    return isinstance(node, SILENT) or "equation-links" in getattr(node, "attributes", {}).get("classes", ())
+    """Whether a node between a cell and its caption counts for nothing: a comment, a target, what a cell implements."""
+    return isinstance(node, SILENT) or "cell-origin" in getattr(node, "attributes", {}).get("classes", ())
 
 
 def bundles(cell: nodes.Element) -> list[nodes.container]:

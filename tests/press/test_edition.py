@@ -69,7 +69,9 @@ class Edition:
         assert len(methods) == len(re.findall(r"^```\{code-of\}", text, re.MULTILINE))
         assert all("the book's own text. Nothing is changed." in shown(cell) for cell in methods)
         beside = [shown(cell) for cell in done.cells if "This run beside the book's" in shown(cell)]
-        assert len(beside) == (press.measured(self.slug, "smoke") is not None), "a page without evidence has no book"
+        known = press.measured(self.slug, "smoke") is not None
+        assert bool(beside) == known, "a page without evidence has no book"
+        assert not known or "This run beside the book's" in shown(done.cells[-2]) + shown(done.cells[-1])
         assert all("at the profile smoke" in text for text in beside)
         assert not any("does not have" in text for text in beside), "metrics of one that the other lacks"
 

@@ -138,8 +138,9 @@ def say(asked: Expression, values: list[dict[str, float]], unit: str) -> str:
         number, _, interval = text.partition(" ")
         return f"{number} times {interval}".rstrip()
     difference = asked.operator == "-"
-    bounds = ((-1.0, 1.0) if difference else (0.0, 1.0)) if unit == "accuracy" else None
-    found = statistics.paired(*values) if difference else values[0].values()
+    found = list(statistics.paired(*values) if difference else values[0].values())
+    # A metric may itself be a difference of accuracies: a lead, say.
+    bounds = ((-1.0, 1.0) if difference or min(found) < 0 else (0.0, 1.0)) if unit == "accuracy" else None
     seen = scales.interval(found, bounds=bounds)
     if asked.mean or seen.n == 1 or not (difference or asked.interval):
         return amounts.quantity(seen.mean, unit, difference)

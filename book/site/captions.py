@@ -136,8 +136,13 @@ def is_cell(node: Node) -> bool:
 def cell_before(node: nodes.Element) -> nodes.Element | None:
     """The code cell that a caption follows."""
     place = node.parent.index(node)
-    before = next((part for part in reversed(node.parent[:place]) if not isinstance(part, SILENT)), None)
+    before = next((part for part in reversed(node.parent[:place]) if not silent(part)), None)
     return before if before is not None and is_cell(before) else None
+
+
+def silent(node: Node) -> bool:
+    """Whether a node between a cell and its caption counts for nothing: a comment, a target, what a cell implements."""
+    return isinstance(node, SILENT) or "cell-origin" in getattr(node, "attributes", {}).get("classes", ())
 
 
 def bundles(cell: nodes.Element) -> list[nodes.container]:

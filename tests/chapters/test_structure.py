@@ -5,10 +5,9 @@ import re
 import jupytext
 import pytest
 
-from book import cards, chapters, contents, form, golden, reference
+from book import cards, chapters, contents, form, golden, prose as typed, reference
 
 EVERYTHING = chapters.slugs()
-STILL_SHARED = 29  # functions that several chapters define; the number only falls, to 0
 SLUGS = [slug for slug in EVERYTHING if not cards.load(slug).page]
 WRITTEN = [slug for slug in SLUGS if not cards.load(slug).draft]
 
@@ -43,9 +42,8 @@ def test_every_page_is_in_the_table_of_contents():
     assert contents.problems() == []
 
 
-def test_no_more_functions_than_before_are_written_in_several_chapters():
-    shared = form.shared_functions(EVERYTHING)
-    assert len(shared) <= STILL_SHARED, f"python -m book list --form shows where: {', '.join(shared)}"
+def test_no_function_is_written_in_several_chapters():
+    assert form.shared_functions(EVERYTHING) == {}
 
 
 @chapter
@@ -133,11 +131,10 @@ def test_labels_and_keys_are_the_chapters_own(slug):
     assert [key for pair in keys for key in pair if key and not key.startswith(f"{slug}-")] == []
 
 
-@written
-def test_in_short_types_no_result(slug):
-    """Percentages and points in the summary come from the run; only equations and cited numbers hold digits."""
-    short = re.sub(r"\$[^$]*\$|\{[^}]+\}`[^`]*`", "", prose(section(slug, "In short").split("```")[0]))
-    assert not re.findall(r"\d+(?:\.\d+)?\s?(?:%|points|times)", short)
+@executed
+def test_no_result_is_typed_in_prose(slug):
+    """Numbers are asked for by name: of the run, of its setting, of the paper (`book/prose.py` says what counts)."""
+    assert typed.typed_numbers(text_of(slug)) == []
 
 
 @written

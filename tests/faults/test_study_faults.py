@@ -91,4 +91,20 @@ class TestStudy(Planted):
             "a difference has the wrong sign in the figure",
             tests=("test_study_figures.py::test_differences_are_paired_and_signed",),
         ),
+        Fault(
+            "other-fusions-stay",
+            "study/server.py",
+            "fed.state, fed.memory = state, memory",
+            "fed.memory = memory",
+            "the federation goes on from a model that was only tried out",
+            tests=("test_study_server.py::test_other_fusions_leave_the_federation_as_it_is",),
+        ),
+        Fault(
+            "own-images-among-the-clients",
+            "study/server.py",
+            "order.tensor_split([held_out, held_out + validation])",
+            "order.tensor_split([held_out, held_out])",
+            "clients train on the labelled images that the server keeps",
+            tests=("test_study_server.py::test_no_client_has_an_image_of_the_servers",),
+        ),
     )

@@ -39,6 +39,8 @@ def bars(
     for row, (name, given) in enumerate(values.items()):
         seeds = [float(v) for v in (given.values() if isinstance(given, Mapping) else given)]
         spread = interval(seeds)
+        if percent:  # of shares, which lie between none and all
+            spread = spread._replace(low=max(spread.low, 0.0), high=min(spread.high, 1.0))
         colour = drawn[name].colour
         axes.barh(row, spread.mean - start, left=start, height=0.62, color=colour, alpha=0.75, zorder=2)
         right = max(seeds)

@@ -87,9 +87,9 @@ def bars(
         there = {m: experiment.values(metric.format(m)) for m in methods if experiment.has(metric.format(m))}
         shares = _is_share(metric) if percent is None else percent
         line = experiment.mean(metric.format(reference)) if reference else None
-        low = min(0.0, *(v for values in there.values() for v in values.values()))
-        plots.bars(there, ax=ax, percent=shares, reference=line, start=low)
-        ax.set_title(title)
+        plots.bars(there, ax=ax, percent=shares, reference=line)
+        low = min(v for values in there.values() for v in values.values())
+        ax.set(title=title, xlim=(min(0.0, 1.1 * low), None))  # a bar begins at zero, to whichever side it goes
         means = {m: evidence.interval(v.values()).mean for m, v in there.items()}
         said.append(f"{title or metric.partition('/')[0]}: {_listed(means, shares)}")
     for ax in list(axes.flat)[len(panels) :]:

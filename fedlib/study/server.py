@@ -28,6 +28,11 @@ class WithServer(Federated):
     validation: int = 0  # and with labels
     images: str | None = None  # the set from which those without labels come; None: the clients' own
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.flat or self.redraw or not self.normalise:
+            raise ValueError("a federation whose server has images takes them standardised, unflattened and as dealt")
+
     def draw(self, seed: int) -> Samples:
         """The samples of a seed."""
         return self._parts(seed).clients

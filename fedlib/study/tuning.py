@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from fedlib import require, rng
+from fedlib.federation import Local
 
 if TYPE_CHECKING:
     from fedlib.study.experiment import Experiment, Method, Watch
     from fedlib.study.setting import Federated
 
+LOCAL = {f.name for f in fields(Local)}  # how a client trains
 FIRST = 1000  # the first of the seeds that tune: no experiment is judged on them
 
 
@@ -25,6 +28,12 @@ class Grid:
             raise ValueError("a grid needs at least one parameter, and each at least one value")
         self.make, self.values = make, {n: list(v) for n, v in values.items()}
         known = inspect.signature(make).parameters
+        if both := [n for n in values if n in known and n in LOCAL]:
+            name = getattr(make, "__name__", "what is tuned")
+            raise ValueError(
+                f"{both[0]} is a parameter of {name} and of local training; which one is meant? Give a function of "
+                f"another name: grid(lambda server_{both[0]}: ..., server_{both[0]}=...)"
+            )
         self._own = [n for n in values if n in known]  # the others are changes of the setting
 
     @property
@@ -47,7 +56,7 @@ class Grid:
 
 def grid(make: Callable[..., Any], **values: Sequence[Any]) -> Grid:
     """The grid of a method: ``grid(FedProx, mu=(0.01, 0.1), lr=(0.03, 0.1))`` has four trials. Names are parameters of
-    ``make``, or fields of the setting.
+    ``make``, or fields of the setting; ValueError for one that is both ``make``'s and local training's.
     """
     return Grid(make, **values)
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from book import schema
 from fedlib import data, observe, partition, rng, study
-from fedlib.algorithms import FedAvg, FedDF, FedProx, LocalOnly
+from fedlib.algorithms import FedAvg, FedAvgM, FedDF, FedProx, LocalOnly
 from fedlib.distill import Distillation
 from fedlib.federation import Federation, Local
 from fedlib.models import MLP
@@ -456,6 +456,12 @@ def test_a_grid_is_every_combination():
     ]
     with pytest.raises(ValueError, match="at least one"):
         study.grid(FedProx, mu=())
+
+
+def test_a_name_that_is_the_methods_and_local_trainings_is_refused():
+    """FedAvgM's ``lr`` is the server's: a grid that means the clients' would tune the wrong one, without an error."""
+    with pytest.raises(ValueError, match="lr is a parameter of FedAvgM and of local training"):
+        study.grid(FedAvgM, lr=(0.1, 0.3))
 
 
 def test_unequal_numbers_of_trials_are_refused_unless_it_is_said_why():

@@ -50,20 +50,20 @@ def notebook(slug: str, source: str | None = None) -> nbformat.NotebookNode:
     ``source``: what pip installs the library from where it is missing; the repository when None. Raises PressError for
     a chapter whose text quotes what does not exist.
     """
-    config = yaml.safe_load((chapters.ROOT / "_config.yml").read_text(encoding="utf-8"))
+    base, repository = _addresses()
     chapter = chapters.read(slug)
     state = press.state(slug)
     if press.executed_path(slug).exists():
         done = nbformat.read(press.executed_path(slug), as_version=4)
         executed.graft(chapter, done)
     try:
-        tell = plain.Plain(slug, chapter, config["html"]["baseurl"], draft=state.kind != "fresh")
+        tell = plain.Plain(slug, chapter, base, draft=state.kind != "fresh")
         cells = [cell for old in chapter.cells for cell in _cells(old, tell)]
     except (LookupError, ValueError) as error:
         raise PressError(f"{chapters.chapter_path(slug)}: {error}") from error
     first = next(n for n, cell in enumerate(cells) if cell.cell_type == "code")
     draft = "" if state.kind == "fresh" else DRAFT.format(words=state.words, slug=slug)
-    set_up = nbformat.v4.new_code_cell(_set_up(slug, source or f"git+{config['repository']['url']}"))
+    set_up = nbformat.v4.new_code_cell(_set_up(slug, source or f"git+{repository}"))
     set_up.metadata = nbformat.from_dict({"cellView": "form", "jupyter": {"source_hidden": True}})
     cells[first:first] = [nbformat.v4.new_markdown_cell(USE + draft), set_up]
     for number, cell in enumerate(cells):
@@ -76,6 +76,13 @@ def notebook(slug: str, source: str | None = None) -> nbformat.NotebookNode:
     made.metadata["edition"] = _digest(made)
     nbformat.validate(made)
     return made
+
+
+def _addresses() -> tuple[str, str]:
+    """Of the website and of the repository, as ``_config.yml`` has them; "" in a book without one."""
+    path = chapters.ROOT / "_config.yml"
+    config = yaml.safe_load(files.read_text(path)) if path.exists() else {}
+    return config.get("html", {}).get("baseurl", ""), config.get("repository", {}).get("url", "")
 
 
 def text(slug: str, source: str | None = None) -> str:

@@ -18,6 +18,7 @@ from book.site.elements import Cell
 from book.site.rebuild import BookDirective
 
 REPRODUCE = "book/pages/reproduce"
+FIRST = ("Paper", "Noted", "Builds on", "It claims")  # what a card shows unfolded
 
 
 class CardDirective(BookDirective):
@@ -33,25 +34,33 @@ class CardDirective(BookDirective):
         except ExtensionError as problem:
             raise self.error(str(problem)) from None
         box = nodes.container(classes=["book-card"])
-        box += elements.definitions(rows(card, slug, self.env.docname, title), "card-facts")
-        clone = elements.page_link("in a clone of the repository", REPRODUCE, self.env.docname)
-        box += elements.paragraph(["Run it again, ", clone], "card-run-title")
-        box += elements.command(commands(slug))
+        facts = rows(card, slug, self.env.docname, title)
+        first = [row for row in facts if row[0] in FIRST]
+        if first:
+            box += elements.definitions(first, "card-facts")
         box += elements.paragraph(elements.join(places(self.config, slug, self.env.docname), " · "), "card-places")
-        box += self.folded(card)
+        clone = elements.page_link("in a clone of the repository", REPRODUCE, self.env.docname)
+        more = [
+            elements.definitions([row for row in facts if row not in first], "card-facts"),
+            elements.paragraph(["Run it again, ", clone], "card-run-title"),
+            elements.command(commands(slug)),
+        ]
+        box += self.folded("What held, when it ran, how to run it again", more)
+        cite = citing.bibtex(self.env, card, self.env.docname)
+        box += self.folded("Cite this chapter", [nodes.literal_block(cite, cite, language="bibtex")])
         return [box]
 
-    def folded(self, card: Card) -> list[Node]:
-        """BibTeX of the chapter and its paper, behind a line that folds out."""
-        text = citing.bibtex(self.env, card, self.env.docname)
-        lines = ["````{dropdown} Cite this chapter", "```bibtex", *text.splitlines(), "```", "````"]
+    def folded(self, title: str, content: list[Node]) -> list[Node]:
+        """Content behind a line that folds out: the answer of a chapter has the first screen."""
+        lines = [f"````{{dropdown}} {title}", "place", "````"]
         frame = nodes.container()
         self.state.nested_parse(StringList(lines, self.env.docname), self.content_offset, frame)
+        next(node for node in frame.findall(nodes.paragraph) if node.astext() == "place").replace_self(content)
         return list(frame.children)
 
 
 def rows(card: Card, slug: str, document: str, paper_title: str = "") -> list[tuple[str, Cell]]:
-    """The card's lines; a line without content is left out."""
+    """The card's lines, those that are shown unfolded first; a line without content is left out."""
     links = [elements.link(name, address) for name, address in card.links if address]
     paper: list[Cell] = [f"{card.authors}. ", f"{card.venue}."]
     if paper_title:
@@ -66,15 +75,15 @@ def rows(card: Card, slug: str, document: str, paper_title: str = "") -> list[tu
     facts: list[tuple[str, Cell]] = [] if card.page else [("Paper", paper)]
     if card.noted:
         facts.append(("Noted", ", ".join(day(d) for d in card.noted)))
-    if card.tags:
-        facts.append(("Tags", [elements.inline(tag, "tag") for tag in card.tags]))
     if builds:
         facts.append(("Builds on", elements.join(builds)))
+    if said := claimed(card, document):
+        facts.append(("It claims", elements.stack(*said)))
+    if card.tags:
+        facts.append(("Tags", [elements.inline(tag, "tag") for tag in card.tags]))
     if near := related(card):
         links = [elements.page_link(press.card(s).title, press.document_of(s), document) for s in near]
         facts.append(("Related", elements.stack(*links)))
-    if said := claimed(card, document):
-        facts.append(("It claims", elements.stack(*said)))
     if card.claims:
         facts.append(("What held", elements.stack(*held(slug))))
     facts.append(("Last run", last_runs(slug)))

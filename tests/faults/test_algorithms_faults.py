@@ -200,8 +200,8 @@ class TestServerSteps(Planted):
         Fault(
             "fedmd-weighs-by-samples",
             "algorithms/fedmd.py",
-            'weighting = "uniform"',
-            'weighting = "samples"',
+            'digest: str = "kl", weighting: str = "uniform"',
+            'digest: str = "kl", weighting: str = "samples"',
             "the consensus weighs clients by their samples instead of alike",
             tests=("test_fedmd.py::test_consensus_is_the_mean",),
             hook="FedMD.weighting",

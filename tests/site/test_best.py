@@ -84,7 +84,7 @@ def test_a_tally_says_how_many_false_ones_to_expect_and_which_stand_over_the_who
     ("terms", "shown"),
     [
         ({"against": "b"}, "+25.0 points [10.0, 40.0]"),
-        ({"against": None}, "25.0% [10.0, 40.0]"),
+        ({"against": None}, "25.0\u00a0% [10.0, 40.0]"),
         ({"against": "b", "scale": "log"}, "0.250 [0.100, 0.400]"),
     ],
 )
@@ -135,7 +135,7 @@ def test_the_claims_page_has_a_verdict_for_every_claim_at_every_profile_the_best
         assert set(map(str.lower, columns)) == {p for claim in claims for p in claim.profiles}
         measured = [press.measured(slug, name.lower()) is not None for name in columns]
         assert measured == sorted(measured, reverse=True)
-        seen = re.findall(r'class="verdict [^"]*">. ([a-z ]+)<', table)
+        seen = re.findall(r'class="verdict [^"]*">(?:&lt;|.) ([a-z ]+)<', table)
         wanted = [
             press.verdict_of(slug, c, p.lower()).verdict for c in claims for p in columns if p.lower() in c.profiles
         ]
@@ -151,7 +151,7 @@ def test_a_card_shows_the_best_evidence_on_its_claims(site, slug):
     lines = re.findall(r'<span class="line">(.*?)(?=<span class="line">|</dd>)', shown, re.DOTALL)
     for claim, line in zip(own, lines, strict=True):
         found = press.best(slug, claim)
-        seen = re.findall(r'class="profile">(\w+)</span> ?<span class="verdict[^"]*">. ([a-z ]+)<', line)
+        seen = re.findall(r'class="profile">(\w+)</span> ?<span class="verdict[^"]*">(?:&lt;|.) ([a-z ]+)<', line)
         assert seen == [(p, v.verdict) for p, v in ((found.profile, found.verdict), *found.against)], claim.id
 
 

@@ -83,14 +83,18 @@ def test_every_address_that_once_was_leads_to_a_page(site):
     for path in site.rglob("*.html"):
         if FORWARDS in (text := path.read_text(encoding="utf-8")):
             found[path.relative_to(site).as_posix()] = (path.parent / re.search(r'url=([^"#]+)', text)[1]).resolve()
-    assert {"leaderboard.html", "book/pages/leaderboard/chapter.html", "index.html"} <= set(found)
+    assert {"leaderboard.html", "book/pages/leaderboard.html", "index.html"} <= set(found)
     assert all(target.is_file() for target in found.values()), [name for name, at in found.items() if not at.is_file()]
 
 
 @pytest.mark.site
-def test_the_leaderboard_says_why_it_is_withdrawn_and_ranks_nobody(site):
-    page = (site / "book/pages/leaderboard.html").read_text(encoding="utf-8")
+def test_the_leaderboard_begins_with_its_table_in_tiers(site):
+    page = (site / "book/pages/leaderboard/chapter.html").read_text(encoding="utf-8")
     article = re.search(r"<article.*?</article>", page, re.DOTALL)[0]
-    assert "withdrawn" in article
-    assert "<table" not in article
-    assert "<img" not in article
+    start = article.index('<div class="leaderboard">')
+    assert start < article.index("<img")
+    assert start < article.index("The rules")
+    table = article[start : article.index("</table>", start)]
+    tiers = [int(number) for number in re.findall(r'<tr class="tier-\d"><td>(\d+)</td>', table)]
+    assert tiers[0] == 1
+    assert tiers == sorted(tiers)

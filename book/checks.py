@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from book import cards, chapters, drift, freshness, golden, records, reference
+from book import cards, chapters, drift, freshness, golden, judging, records, reference
 from book.errors import PressError
-from book.reference import DIGITS, Evidence
+from book.judging import DIGITS
+from book.reference import Evidence
 
 SLACK = 3.0  # times the largest move that was measured: other processors may move it further
 USUAL = 0.9  # the share of metrics that move as usual
@@ -67,7 +68,7 @@ def _profile(card: cards.Card, profile: str, rerun: bool, findings: Findings) ->
         findings.warnings.append(text)
     if measured := fresh or was:
         claims = [claim for claim in card.claims if profile in claim.profiles]
-        for name, result in reference.judge(claims, measured["metrics"]).items():
+        for name, result in judging.judge(claims, measured["metrics"]).items():
             if result.problem:
                 findings.problems.append(f"{slug}, {profile}, claim {name!r}: {result.problem}")
 
@@ -206,9 +207,9 @@ def faults(card: cards.Card, evidence: Evidence) -> list[str]:
             values = evidence["metrics"].get(name, {"values": {}})["values"].values()
             if any(not -1 <= value <= 1 for value in values):
                 found.append(f"{name}: an accuracy, or a difference of two, lies within -1 and 1; not all do")
-    results = reference.judged(card, evidence["profile"], evidence["metrics"])
+    results = judging.judged(card, evidence["profile"], evidence["metrics"])
     then, names = evidence["claims"], set(claims) | set(evidence["claims"])
-    now = {name: reference.terms(claims[name]) if name in claims else {} for name in names}
+    now = {name: judging.terms(claims[name]) if name in claims else {} for name in names}
     changed = {name for name in names if not now[name] or not now[name].items() <= then.get(name, {}).items()}
     primary = {n for n in names if "primary" in (now[n].get("kind"), then.get(n, {}).get("kind"))}
     unsure = changed | (primary if changed & primary else set())  # primary claims are judged together

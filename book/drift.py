@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from book import cards, chapters, files, jobs, records, reference, schema
+from book import cards, chapters, files, jobs, judging, records, reference, schema
 from book.errors import PressError
 
 # The widest instructions first; what torch, oneDNN and MKL each call them.
@@ -129,6 +129,6 @@ def moves(was: reference.Evidence, runs: list[reference.Evidence]) -> Drift:
         "reference": was["provenance"]["processor"],
         "processors": [run["provenance"]["processor"] for run in runs],
         "hash": was["provenance"]["hash"],
-        "metrics": {name: reference.rounded(most) for name, most in largest.items()},
+        "metrics": {name: judging.rounded(most) for name, most in largest.items()},
         "claims": {claim: verdicts for claim, verdicts in seen.items() if verdicts},
     }

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from book import cards, chapters, form, freshness, records, reference
+from book import cards, chapters, form, freshness, judging, records, reference
 from book.board import styled
 from book.errors import PressError
 
@@ -72,7 +72,7 @@ def number(value: float, unit: str) -> str:
     return f"{100 * value:.1f} points" if unit == "accuracy" else f"{value:.4g} {unit}".rstrip()
 
 
-def measured(result: reference.Result, unit: str) -> str:
+def measured(result: judging.Result, unit: str) -> str:
     """Value and interval of a claim, "" when there is none."""
     if result.value is None:
         return ""

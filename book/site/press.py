@@ -52,7 +52,7 @@ class State:
 class Verdict:
     """One claim at one profile. ``earlier``: measured with code that has changed since.
 
-    The others are those of :class:`book.reference.Result`.
+    The others are those of :class:`book.judging.Result`.
     """
 
     verdict: str

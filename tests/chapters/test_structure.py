@@ -5,7 +5,7 @@ import re
 import jupytext
 import pytest
 
-from book import cards, chapters, contents, form, golden, prose as typed, reference
+from book import cards, chapters, contents, form, golden, judging, prose as typed, reference
 
 EVERYTHING = chapters.slugs()
 SLUGS = [slug for slug in EVERYTHING if not cards.load(slug).page]
@@ -146,7 +146,7 @@ def test_quick_and_real_evidence_are_committed_and_judged_as_the_card_says(slug)
         assert len(evidence["seeds"]) >= 3
         wanted = [claim for claim in card.claims if profile in claim.profiles]
         assert set(evidence["claims"]) == {claim.id for claim in wanted}
-        judged = reference.judge(wanted, evidence["metrics"])
+        judged = judging.judge(wanted, evidence["metrics"])
         for claim in wanted:
             assert evidence["claims"][claim.id]["verdict"] == judged[claim.id].verdict
 

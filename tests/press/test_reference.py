@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from book import cards, chapters, checks, drift, files, records, reference
+from book import cards, chapters, checks, drift, files, judging, records, reference
 from book.errors import PressError
 
 
@@ -475,7 +475,7 @@ def test_claims_are_judged_from_the_numbers_at_each_of_their_profiles(demo):
 def test_seeds_that_do_not_meet_are_no_verdict(demo):
     claim = cards.load("demo").claims[0]
     metrics = {"score/ours": {"values": {"0": 1.0}}, "score/base": {"values": {"1": 1.0}}}
-    result = reference.judge([claim], metrics)["ours-wins"]
+    result = judging.judge([claim], metrics)["ours-wins"]
     assert result.verdict == "not run"
     assert "no seed in common" in result.problem
 
@@ -492,10 +492,10 @@ def claim(name="ours-wins", **changes):
 
 def test_primary_claims_of_a_chapter_are_judged_together_and_the_others_alone():
     metrics = {"a": metric(0.1, 0.2, 0.3, 0.1), "b": metric(0.0, 0.0, 0.0, 0.0)}
-    alone = reference.judge([claim()], metrics)["ours-wins"]
+    alone = judging.judge([claim()], metrics)["ours-wins"]
     assert (alone.verdict, alone.together) == ("holds", 0)
     three = [claim("one", kind="primary"), claim("two", kind="primary"), claim("why", kind="mechanism")]
-    found = reference.judge(three, metrics)
+    found = judging.judge(three, metrics)
     assert [(r.verdict, r.together) for r in found.values()] == [("open", 2), ("open", 2), ("holds", 0)]
     assert found["one"].interval == alone.interval, "the interval that is shown is the plain one"
     assert found["one"].p == alone.p, "what is corrected over the whole book is the plain p-value"
@@ -504,30 +504,30 @@ def test_primary_claims_of_a_chapter_are_judged_together_and_the_others_alone():
 
 def test_on_the_log_scale_two_metrics_are_compared_by_their_ratio():
     metrics = {"a": metric(2.0, 8.0, 4.0), "b": metric(1.0, 2.0, 1.0), "none": metric(1.0, 0.0, 1.0)}
-    seen = reference.judge([claim(scale="log", least=1.1)], metrics)["ours-wins"]
+    seen = judging.judge([claim(scale="log", least=1.1)], metrics)["ours-wins"]
     assert seen.value == pytest.approx((2 * 4 * 4) ** (1 / 3), rel=1e-5)
     assert seen.verdict == "holds"
-    wrong = reference.judge([claim(scale="log", least=1.1, against="none")], metrics)["ours-wins"]
+    wrong = judging.judge([claim(scale="log", least=1.1, against="none")], metrics)["ours-wins"]
     assert (wrong.verdict, wrong.problem) == ("not run", "a against none: no ratio at seed 1, where that is 0")
 
 
 def test_intervals_keep_to_the_range_that_the_unit_gives():
     metrics = {"a": metric(0.7, 0.99, 0.98), "b": metric(0.0, 0.1, 0.05), "gap": metric(-0.9, 0.9, 0.9)}
     about = {"unit": "accuracy", "direction": "above"}
-    one = reference.judge([claim(**about, against=None, least=0.5)], metrics)["ours-wins"]
+    one = judging.judge([claim(**about, against=None, least=0.5)], metrics)["ours-wins"]
     assert one.interval[1] == 1.0
-    two = reference.judge([claim(**about)], {**metrics, "b": metric(0.0, 0.01, 0.3)})["ours-wins"]
+    two = judging.judge([claim(**about)], {**metrics, "b": metric(0.0, 0.01, 0.3)})["ours-wins"]
     assert two.interval[1] == 1.0
-    gaps = reference.judge([claim(**about, against="gap")], metrics)["ours-wins"]
+    gaps = judging.judge([claim(**about, against="gap")], metrics)["ours-wins"]
     assert gaps.interval[0] < -1.0 < gaps.interval[1] == 2.0, "a metric with negative values is a difference itself"
 
 
 def test_a_claim_without_room_below_its_ceiling_says_so():
     metrics = {"a": metric(0.51, 0.52, 0.5), "b": metric(0.5, 0.5, 0.5), "best": metric(0.55, 0.54, 0.53)}
-    seen = reference.judge([claim(ceiling="best", least=0.05)], metrics)["ours-wins"]
+    seen = judging.judge([claim(ceiling="best", least=0.05)], metrics)["ours-wins"]
     assert (seen.verdict, seen.room) == ("no room", pytest.approx(0.04))
-    assert reference.judge([claim(ceiling="best", least=0.02)], metrics)["ours-wins"].verdict != "no room"
-    missing = reference.judge([claim(ceiling="other", least=0.05)], metrics)["ours-wins"]
+    assert judging.judge([claim(ceiling="best", least=0.02)], metrics)["ours-wins"].verdict != "no room"
+    missing = judging.judge([claim(ceiling="other", least=0.05)], metrics)["ours-wins"]
     assert missing.problem == "metric 'other' was never recorded"
 
 
@@ -535,9 +535,9 @@ def test_an_identity_is_judged_seed_by_seed_and_is_no_part_of_the_family():
     metrics = {"a": metric(1e-13, 2e-13, 0.0), "b": metric(0.1, 0.2, 0.15), "zero": metric(0.0, 0.0, 0.0)}
     same = claim("same", kind="identity", against=None, direction="below", least=1e-12)
     wins = claim("wins", kind="primary", metric="b", against="zero")
-    found = reference.judge([same, wins], metrics)
+    found = judging.judge([same, wins], metrics)
     assert [(r.verdict, r.together, r.p is None) for r in found.values()] == [("holds", 0, True), ("holds", 1, False)]
-    assert reference.judge([same], {"a": metric(1e-13, 2e-12, 0.0)})["same"].verdict == "opposite"
+    assert judging.judge([same], {"a": metric(1e-13, 2e-12, 0.0)})["same"].verdict == "opposite"
 
 
 def test_evidence_is_judged_again_without_a_run_and_no_number_moves(demo):
@@ -583,7 +583,7 @@ def test_when_one_primary_claim_moves_the_others_are_not_blamed(demo):
         return cards.load("demo").model_copy(update={"claims": both})
 
     kept = reference.committed("demo", "quick") | {"metrics": values}
-    kept["claims"] = reference.judged(card("primary"), "quick", values)
+    kept["claims"] = judging.judged(card("primary"), "quick", values)
     assert {c["verdict"] for c in kept["claims"].values()} == {"open"}
     assert checks.faults(card("primary"), kept) == []
     (found,) = checks.faults(card("secondary"), kept)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from book import chapters
+from book import chapters, files
 from book.errors import PressError, cannot, nearest
 from fedlib import verdicts
 
@@ -53,7 +55,9 @@ class _Strict(BaseModel):
 
 
 class Needs(_Strict):
-    """What one profile costs and needs: seconds on two cores, memory, names of data sets, a GPU or not."""
+    """What one profile costs and needs: seconds and memory as the accepted run took them (beside another chapter, where
+    the machine has cores for two), names of data sets, a GPU or not.
+    """
 
     seconds: float = Field(gt=0)
     memory_mb: float = Field(gt=0)
@@ -235,6 +239,17 @@ def _explain(path: Path, error: ValidationError, prefix: str = "") -> PressError
             text = f"{text}, got {fault['input']!r}"[:300]
         lines.append(f"{path}: {field}: {text}")
     return PressError("\n".join(lines))
+
+
+def note_cost(slug: str, profile: str, seconds: float, memory_mb: float) -> None:
+    """Write what a run took into the card, rounded up: its costs are measured ones. Nothing else in it changes; a card
+    that has the profile in another form than ``quick: {seconds: 40, memory_mb: 500, ...}`` is left as it is.
+    """
+    path = chapters.card_path(slug)
+    measured = rf"\g<1>{math.ceil(seconds)}\g<2>{10 * math.ceil(memory_mb / 10)}"
+    text = files.read_text(path)
+    pattern = rf"^(  {profile}: \{{seconds: )[\d.]+(, memory_mb: )[\d.]+"
+    files.write(path, re.sub(pattern, measured, text, count=1, flags=re.MULTILINE))
 
 
 def load(slug: str) -> Card:

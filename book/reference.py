@@ -168,6 +168,7 @@ def accept(slug: str, profile: str) -> tuple[Evidence | None, Evidence]:
         before = None
     files.remove_parts(chapters.evidence_path(slug, profile).parent, profile)
     files.write(chapters.evidence_path(slug, profile), layout(new))
+    cards.note_cost(slug, profile, new["provenance"]["seconds"], new["provenance"]["peak_memory_mb"])
     return before, new
 
 

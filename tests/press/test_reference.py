@@ -26,6 +26,15 @@ def test_accepting_twice_changes_no_byte(demo):
     assert path.read_bytes() == before
 
 
+def test_accepting_writes_what_the_run_took_into_the_card_and_nothing_else(demo):
+    path = chapters.card_path("demo")
+    quick = "  quick: {seconds: 9.5, memory_mb: 700, data: [digits]}\n"
+    text = "profiles:\n  smoke: {seconds: 9, memory_mb: 1, data: []}  # small\n" + quick
+    path.write_text(text)
+    cards.note_cost("demo", "quick", 41.2, 431.0)
+    assert path.read_text() == text.replace("seconds: 9.5, memory_mb: 700", "seconds: 42, memory_mb: 440")
+
+
 def test_the_file_reads_well_in_a_diff(demo):
     text = chapters.evidence_path("demo", "quick").read_text()
     content = json.loads(text)

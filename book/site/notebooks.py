@@ -13,9 +13,12 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util import logging
 
+from book.errors import PressError
 from book.site import press
 
+logger = logging.getLogger(__name__)
 FOLDER = "notebooks"
 
 
@@ -38,12 +41,15 @@ def write(app: Sphinx, error: Exception | None) -> None:
     folder.mkdir(exist_ok=True)
     for slug in press.slugs():
         if press.executed_path(slug).exists():
-            text = edition.text(slug)
+            try:
+                text = edition.text(slug)
+            except PressError as error:  # the page has the same fault, and has named its line
+                logger.warning("no notebook edition: %s", error)
+                continue
             (folder / f"{slug}.ipynb").write_text(text, encoding="utf-8")
             with ZipFile(folder / f"{slug}.ipynb.zip", "w", ZIP_DEFLATED) as packed:
-                packed.writestr(
-                    ZipInfo(f"{slug}.ipynb"), text, ZIP_DEFLATED
-                )  # no time of day: the same bytes each time
+                # no time of day: the same bytes each time
+                packed.writestr(ZipInfo(f"{slug}.ipynb"), text, ZIP_DEFLATED)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

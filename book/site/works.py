@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pybtex.database import parse_file
@@ -11,18 +12,16 @@ from pybtex.richtext import Text
 from book.site import press
 
 
-@cache
 def entry(key: str) -> Any:
     """A work of the bibliography (pybtex). Raises KeyError for a key that it does not have."""
-    return _all().entries[key]
+    return _all(press.root() / "book" / "references.bib").entries[key]
 
 
 @cache
-def _all() -> Any:
-    return parse_file(press.root() / "book" / "references.bib")
+def _all(path: Path) -> Any:
+    return parse_file(path)
 
 
-@cache
 def short(key: str) -> tuple[str, str]:
     """Authors and year: ``("McMahan et al.", "2017")``."""
     people = _people(entry(key))

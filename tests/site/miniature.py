@@ -155,6 +155,7 @@ class Book:
         self.write("fedlib/losses.py", LOSSES)
         self.write("tests/unit/test_losses.py", "def test_squared():\n    assert True\n")
         self.write("requirements.txt", "")
+        self.write("book/references.bib", "@misc{nobody2020, author = {Nobody}, title = {Nothing}, year = {2020}}\n")
 
     def write(self, name: str, text: str) -> None:
         path = self.root / name

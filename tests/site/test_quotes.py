@@ -23,7 +23,7 @@ caption: What was measured
 ```
 
 ```{dropdown} 中文
-大小为 {measured}`size | unit points, interval`，{measured}`size / size`，{verdict}`large`。
+大小为 {measured}`size - size | unit points`，{measured}`size / size`，{verdict}`large`。
 ```
 
 """

@@ -2,13 +2,14 @@
 
 ``accuracy/moon - accuracy/fedavg @real | mean`` has, in this order, a metric; a second one behind ``-`` or ``/``, with
 spaces around (names of metrics hold both signs), taken seed by seed; a profile (``best``: the largest that has the
-metrics); and words that change the form: ``mean`` leaves the interval out, ``interval`` gives a single metric one, and
-``unit NAME`` names its unit. The evidence of a profile is a mapping with ``metrics`` (as a run publishes it, or as it
+metrics); and words that change the form: ``mean`` leaves the interval out, ``interval`` gives a single metric one,
+``words`` says a difference as "1.9 points [1.0, 2.8] below" or "above", and ``unit NAME`` names its unit. The evidence of a profile is a mapping with ``metrics`` (as a run publishes it, or as it
 is committed), and maybe ``setting`` and ``stale``; a profile that was not run is not there.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from fedlib import evidence as statistics, scales
 
 PROFILES = ("quick", "real", "full")
 NOT_RUN = "[not run]"
-FORMATS = ("mean", "interval", "unit NAME")
+FORMATS = ("mean", "interval", "words", "unit NAME")
 EXPRESSION = re.compile(
     r"(?P<first>[^\s@|]+)( (?P<operator>[-/]) (?P<second>[^\s@|]+))?( @(?P<profile>\S+))?( \| (?P<formats>[^|]+))?"
 )
@@ -42,6 +43,7 @@ class Expression:
     profile: str = ""
     mean: bool = False
     interval: bool = False
+    words: bool = False
     unit: str | None = None
 
     @property
@@ -75,6 +77,8 @@ def parse(text: str) -> Expression:
             unit = word.removeprefix("unit ").strip()
         elif word not in FORMATS:
             raise ValueError(f"{text!r}: no format {word!r}.{nearest(word, FORMATS)}")
+    if "words" in words and found["operator"] != "-":
+        raise ValueError(f"{text!r}: 'words' says how far one metric is from another; expected 'metric - metric'")
     return Expression(
         first=found["first"],
         operator=found["operator"] or "",
@@ -82,6 +86,7 @@ def parse(text: str) -> Expression:
         profile=profile,
         mean="mean" in words,
         interval="interval" in words,
+        words="words" in words,
         unit=CALLED.get(unit or "", unit),
     )
 
@@ -142,6 +147,13 @@ def say(asked: Expression, values: list[dict[str, float]], unit: str) -> str:
     # A metric may itself be a difference of accuracies: a lead, say.
     bounds = ((-1.0, 1.0) if difference or min(found) < 0 else (0.0, 1.0)) if unit == "accuracy" else None
     seen = scales.interval(found, bounds=bounds)
+    if asked.words:
+        below = seen.mean < 0
+        if below:
+            seen = seen._replace(mean=-seen.mean, low=-seen.high, high=-seen.low)
+        alone = asked.mean or seen.n == 1
+        text = amounts.estimate(seen.mean, math.nan if alone else seen.low, seen.high, unit, difference=True)
+        return f"{text.removeprefix('+')} {'below' if below else 'above'}"
     if asked.mean or seen.n == 1 or not (difference or asked.interval):
         return amounts.quantity(seen.mean, unit, difference)
     return amounts.estimate(seen.mean, seen.low, seen.high, unit, difference)
@@ -196,7 +208,7 @@ def all_units(told: Mapping[str, str], claims: Iterable[tuple[str | None, str]])
 def setting(text: str, evidence: Mapping[str, Evidence], shown: str = "quick") -> Quote:
     """A value of the setting of a run: ``rounds``, ``rounds @real``. Raises ValueError for a name that it has not."""
     asked = parse(text)
-    if asked.operator or asked.mean or asked.interval or asked.unit is not None or asked.profile == "best":
+    if asked.operator or asked.mean or asked.interval or asked.words or asked.unit is not None or asked.profile == "best":
         raise ValueError(f"{text!r}: expected the name of a setting, then maybe ' @profile'")
     profile = asked.profile or shown
     if profile not in evidence:

@@ -51,7 +51,7 @@ def test_an_expression_is_taken_apart_as_it_was_put_together(first, second, prof
     formats = [*(["mean"] if mean else []), *([f"unit {unit}"] if unit else [])]
     text = first + (f" {operator} {other}" if second else "") + (f" @{profile}" if profile else "")
     text += f" | {', '.join(formats)}" if formats else ""
-    expected = expressions.Expression(first, operator, other, profile, mean, False, unit)
+    expected = expressions.Expression(first, operator, other, profile, mean, unit=unit)
     assert expressions.parse(text.replace(" ", space)) == expected
 
 
@@ -134,6 +134,18 @@ def rounding(low: float, high: float) -> float:
 def numbers(text: str) -> list[float]:
     plain = text.replace("\u2009", "").replace("−", "-")
     return [float(part) for part in re.findall(r"[+-]?\d+(?:\.\d+)?(?:e-?\d+)?", plain)]
+
+
+def test_a_difference_in_words_is_above_or_below_and_has_no_sign_of_its_own():
+    signed = said("accuracy/a - accuracy/b")
+    assert signed.startswith("+2.0 points [")
+    assert said("accuracy/a - accuracy/b | words") == f"{signed.removeprefix('+')} above"
+    turned = said("accuracy/b - accuracy/a | words")
+    assert turned == f"{signed.removeprefix('+')} below", "the interval is turned with the number"
+    assert said("accuracy/b - accuracy/a | words, mean") == "2.0 points below"
+    assert said("accuracy/b - accuracy/a @real | words") == "10.0 points below"
+    with pytest.raises(ValueError, match="expected 'metric - metric'"):
+        expressions.parse("accuracy/a | words")
 
 
 def test_a_ratio_needs_numbers_above_zero():

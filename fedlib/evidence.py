@@ -239,7 +239,8 @@ class Run:
         """Everything measured and what it depends on, JSON-able.
 
         ``changed`` names the definitions of fedlib that were not the book's while it ran
-        (:mod:`fedlib.study.method`); it is there only if some were, and no such run can become a reference.
+        (:mod:`fedlib.study.method`), or are not at its end, however that came (:mod:`fedlib.original`); it is there
+        only if there are some, and no such run can become a reference.
         """
         loaded = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "fedlib" and m is not None}
         loading = loaded.get("fedlib.data.loading")
@@ -247,7 +248,10 @@ class Run:
         devices, choice = loaded.get("fedlib.devices"), loaded.get("fedlib.choice")
         precisions = sorted(self._precisions.union(_precisions()))
         method = loaded.get("fedlib.study.method")
-        changed = method.changed(since=self._began) if method else []
+        told = method.changed(since=self._began) if method else []
+        original = loaded.get("fedlib.original")
+        replaced = original.changed() if original else []
+        changed = sorted({*told, *(n for n in replaced if not n.startswith(tuple(f"{t}." for t in told)))})
         versions = {"python": platform.python_version()}
         versions |= {n: m.__version__ for n in ("torch", "numpy", "sklearn") if (m := sys.modules.get(n))}
         return {

@@ -30,6 +30,8 @@ MIME = "application/vnd.fedlib.evidence+json"
 GLUE_PREFIX = "application/papermill.record/"
 PROFILES = ("smoke", "quick", "real", "full")
 
+_QUOTABLE = re.compile(r"[^\s@|`]+")  # what may be the name of a metric
+
 T = TypeVar("T")
 
 
@@ -188,11 +190,13 @@ class Run:
         return kept
 
     def record(self, metric: str, seed: int, value: float) -> None:
-        """Note one number. Raises ValueError when it is not finite, the seed is foreign, or it was noted already,
-        TypeError for what is no number or no seed.
+        """Note one number. Raises ValueError when it is not finite, the name cannot be quoted, the seed is foreign, or
+        it was noted already, TypeError for what is no number or no seed.
         """
-        if isinstance(value, str | bytes):
-            raise TypeError(f"metric {metric!r}, seed {seed}: {value!r} is not a number")
+        if not _QUOTABLE.fullmatch(metric):
+            raise ValueError(f"{metric!r} is no name of a metric: prose quotes it, so no space, @, | or ` stands in it")
+        if value is None or isinstance(value, str | bytes) or type(value).__name__ in ("bool", "bool_"):
+            raise TypeError(f"metric {metric!r}, seed {seed}: expected a number, got {value!r}")
         value, seed = float(value), index(seed)
         if not math.isfinite(value):
             raise ValueError(f"metric {metric!r}, seed {seed}: {value} is not a finite number")
@@ -273,10 +277,13 @@ class Run:
 
     def publish(self) -> None:
         """Emit the evidence as an output of the current cell, with a table for the reader; a notebook that knows the
-        book's numbers (:mod:`fedlib.study.beside`) shows this run beside them.
+        book's numbers (:mod:`fedlib.study.beside`) shows this run beside them. Raises ValueError for a metric that
+        lacks a seed, or when there is none.
         """
         from IPython.display import display
 
+        if not self.metrics:
+            raise ValueError("nothing to publish: no metric was recorded")
         missing = {m: sorted(set(map(str, self.seeds)) - set(v)) for m, v in self.metrics.items()}
         gaps = [f"{m} (seeds {', '.join(s)})" for m, s in missing.items() if s]
         if gaps:

@@ -74,12 +74,14 @@ def curves(
         alone = len(columns) == 1 and len({row[x] for one in last.values() for row in one}) == 1  # one end for all
         plots.curves(rows, column, x=x, ax=ax, percent=shares, spread=spread, ylabel=title if len(columns) == 1 else "",
                      labels=alone, log=log)  # fmt: skip
+        if x == "round":
+            ax.locator_params(axis="x", integer=True)
         if len(columns) > 1:
             ax.set_title(textwrap.fill(title, int(10 * fig.get_figwidth() / len(columns))))
         ends = {m: evidence.interval([row[column] for row in rows]).mean for m, rows in last.items()}
         places = {m: evidence.interval([row[x] for row in rows]).mean for m, rows in last.items()}
         apart = (
-            {m: f" at {_short(float(place))} {x}" for m, place in places.items()} if len({*places.values()}) > 1 else {}
+            {m: f" at {_shown(place, False)} {x}" for m, place in places.items()} if len({*places.values()}) > 1 else {}
         )
         said.append(f"{title} at the end: {_listed(ends, shares, apart)}")
     if not alone:
@@ -103,6 +105,8 @@ def bars(
 
     Methods that a metric lacks are left out of its panel.
     """
+    from matplotlib.text import Annotation
+
     panels = _panels(experiment, panels, methods)
     wide = min(columns, len(panels))
     deep = -(-len(panels) // wide)
@@ -113,6 +117,10 @@ def bars(
         shares = _is_share(metric) if percent is None else percent
         line = experiment.mean(metric.format(reference)) if reference else None
         plots.bars(there, ax=ax, percent=shares, reference=line)
+        for note in ax.texts:
+            note.set_text(note.get_text().replace("-", "−"))
+            if isinstance(note, Annotation) and note.xy[0] < 0:
+                note.xy = (0.0, note.xy[1])  # right of the bar, which ends at zero
         low = min(v for values in there.values() for v in values.values())
         ax.set(title=title, xlim=(min(0.0, 1.1 * low), None))  # a bar begins at zero, to whichever side it goes
         means = {m: evidence.interval(v.values()).mean for m, v in there.items()}

@@ -43,6 +43,15 @@ def test_bars_leave_out_what_was_not_measured(experiment, shown):
     assert "scaffold" not in shown[0][1].lower()
 
 
+def test_the_number_of_a_bar_to_the_left_stands_beside_it(experiment, shown):
+    experiment.record("drop/fedavg", lambda seed: -0.3 - 0.1 * seed)
+    experiment.record("drop/moon", lambda seed: 0.5)
+    study.bars(experiment, "drop/{}", ["fedavg", "moon"])
+    left, right = shown[0][0].axes[0].texts
+    assert (left.get_text(), left.xy[0]) == ("−0.4", 0.0)
+    assert right.xy[0] == 0.5
+
+
 def test_differences_are_paired_and_signed(experiment, shown):
     study.differences(experiment, "accuracy/{}", ["moon", "moon-10"], to="fedavg", least=0.02)
     fig, alt = shown[0]

@@ -208,7 +208,14 @@ def all_units(told: Mapping[str, str], claims: Iterable[tuple[str | None, str]])
 def setting(text: str, evidence: Mapping[str, Evidence], shown: str = "quick") -> Quote:
     """A value of the setting of a run: ``rounds``, ``rounds @real``. Raises ValueError for a name that it has not."""
     asked = parse(text)
-    if asked.operator or asked.mean or asked.interval or asked.words or asked.unit is not None or asked.profile == "best":
+    if (
+        asked.operator
+        or asked.mean
+        or asked.interval
+        or asked.words
+        or asked.unit is not None
+        or asked.profile == "best"
+    ):
         raise ValueError(f"{text!r}: expected the name of a setting, then maybe ' @profile'")
     profile = asked.profile or shown
     if profile not in evidence:

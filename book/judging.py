@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +10,9 @@ from book import cards
 from fedlib import evidence as statistics, verdicts
 
 DIGITS = 6  # that the files keep of a number
-TERMS = (
-    "metric",
-    "against",
-    "direction",
-    "least",
-    "neutral",
-    "scale",
-    "ceiling",
-    "unit",
-    "kind",
-)  # of a claim, as they were when it was judged
+# Of a claim, as they were when it was judged: what decides its verdict, and in which words it was made.
+DECIDING = ("metric", "against", "direction", "least", "neutral", "scale", "ceiling", "unit", "kind")
+TERMS = (*DECIDING, "statement", "source", "paper")
 
 # The ranges of quantities by their unit; what is called an accuracy may be a difference of two.
 RANGES = {
@@ -40,6 +32,23 @@ def rounded(value: float) -> float:
 def terms(claim: cards.Claim) -> dict[str, Any]:
     """What a claim asks for."""
     return {name: getattr(claim, name) for name in TERMS}
+
+
+def moved(card: cards.Card, profile: str, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The terms of each claim of a profile that are no longer what evidence has ``kept`` of them, by claim.
+
+    A claim that either of the two lacks has no terms to compare.
+    """
+    claims = {c.id: terms(c) for c in card.claims if profile in c.profiles and c.id in kept}
+    found = {name: [t for t in TERMS if kept[name].get(t) != now[t]] for name, now in claims.items()}
+    return {name: changed for name, changed in found.items() if changed}
+
+
+def loosened(card: cards.Card, profile: str, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Of :func:`moved` what decides a verdict; a claim that is gone from the profile, with no term at all."""
+    gone = set(kept) - {c.id for c in card.claims if profile in c.profiles}
+    found = {name: [t for t in changed if t in DECIDING] for name, changed in moved(card, profile, kept).items()}
+    return {name: changed for name, changed in found.items() if changed} | {name: [] for name in sorted(gone)}
 
 
 def judged(card: cards.Card, profile: str, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -6,22 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from book import cards
+from book import cards, expressions
 from fedlib import evidence as statistics, verdicts
 
 DIGITS = 6  # that the files keep of a number
 # Of a claim, as they were when it was judged: what decides its verdict, and in which words it was made.
 DECIDING = ("metric", "against", "direction", "least", "neutral", "scale", "ceiling", "unit", "kind")
 TERMS = (*DECIDING, "statement", "source", "paper")
-
-# The ranges of quantities by their unit; what is called an accuracy may be a difference of two.
-RANGES = {
-    "accuracy": (-1.0, 1.0),
-    "cosine": (-1.0, 1.0),
-    "correlation": (-1.0, 1.0),
-    "CKA": (0.0, 1.0),
-    "share": (0.0, 1.0),
-}
 
 
 def rounded(value: float) -> float:
@@ -144,12 +135,7 @@ def _effect(claim: cards.Claim, metric: str, metrics: dict[str, Any]) -> list[fl
 
 def _bounds(claim: cards.Claim, metrics: dict[str, Any]) -> tuple[float, float] | None:
     """The range of what a claim is about, where its scale does not say it already."""
-    if claim.scale != "plain" or claim.unit not in RANGES:
+    if claim.scale != "plain":
         return None
-    low, high = RANGES[claim.unit]
-    if claim.against is None:
-        return low, high
-    values = [v for name in (claim.metric, claim.against) for v in metrics[name]["values"].values()]
-    if claim.unit == "accuracy" and min(values) >= 0:
-        low = 0.0
-    return low - high, high - low
+    names = [claim.metric] if claim.against is None else [claim.metric, claim.against]
+    return expressions.range_of(claim.unit, {name: metrics[name]["values"].values() for name in names})

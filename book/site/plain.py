@@ -156,8 +156,8 @@ def quoted(notebook: nbformat.NotebookNode) -> Mapping[str, str]:
 
 def measured(slug: str, whole: str) -> Callable[[str], str]:
     """What replaces the roles that quote the evidence in a part of the chapter whose text is ``whole``."""
-    known, units = quotes.evidence_of(slug), evidence.units(slug)
+    known, units, judged = quotes.evidence_of(slug, committed=True), evidence.units(slug), evidence.scales(slug)
     found = zip(press.card(slug).claims, press.best_of(slug), strict=True)
     verdicts = {claim.id: f"{one.profile}: {one.verdict.verdict}" for claim, one in found}
     figures = quoting.figure_numbers(whole)
-    return lambda text: quoting.resolve(text, known, units, verdicts=verdicts, figures=figures)
+    return lambda text: quoting.resolve(text, known, units, verdicts=verdicts, figures=figures, judged=judged)

@@ -185,9 +185,12 @@ def told(claim):
 def test_the_amount_in_a_statement_is_the_least_effect_that_is_judged(slug):
     """A claim of "at least 1.5 points" cannot be judged by another number.
 
-    What is to lie beyond a mark of its own (60 % of a gain) has a least effect of 0.
+    What is to lie beyond a mark of its own (60 % of a gain) has a least effect of 0, what is told "in units of its own
+    threshold" one of 1.
     """
     for claim in cards.load(slug).claims:
+        if "in units of its own threshold" in claim.statement:
+            continue
         amounts = told(claim)
         fits = any(abs(abs(claim.least) - amount) < 1e-9 for amount in amounts)
         assert fits or not amounts or claim.least == 0 or claim.kind == "identity", (claim.id, amounts, claim.least)

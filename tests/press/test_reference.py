@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from book import cards, chapters, checks, drift, files, judging, records, reference
+from book import cards, chapters, checks, drift, files, judging, records, reference, website
 from book.errors import PressError
 
 
@@ -640,3 +640,19 @@ def test_when_one_primary_claim_moves_the_others_are_not_blamed(demo):
     kept["claims"]["one"]["verdict"] = "holds"
     (found,) = checks.faults(card("primary"), kept)
     assert "claim 'one': its verdict does not follow" in found
+
+
+def test_a_card_that_moved_after_its_evidence_is_not_published(demo):
+    assert website.unpublishable() == []
+    demo.edit(chapters.card_path("demo"), "least: 0.3", "least: 0.1")
+    (told,) = website.unpublishable()
+    assert told.startswith(
+        "demo: quick, claim 'ours-wins': least was 0.3 when it was accepted, is 0.1 now; accept again"
+    )
+
+
+def test_a_run_of_a_changed_method_is_no_evidence_even_where_its_record_is_good(demo):
+    record = records.read("demo", "quick")
+    published = records.published(json.loads(chapters.executed_path("demo", "quick").read_text()))
+    with pytest.raises(PressError, match=r"demo: fedlib\.losses\.kd changed while it ran \(%%method\)"):
+        reference.build(cards.load("demo"), record, published | {"changed": ["fedlib.losses.kd"]})

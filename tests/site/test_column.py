@@ -15,7 +15,9 @@ FILL = """length => {
 
 
 @pytest.mark.parametrize("width", [390, 1280, 1440])
-def test_the_longest_line_that_lint_allows_is_one_line_on_a_desktop_and_whole_everywhere(site, address, browser, width):
+def test_the_longest_line_that_lint_allows_is_one_line_on_a_desktop_and_whole_everywhere(
+    site, address, browser, width
+):
     pages = (chapters.chapter_path(slug).relative_to(chapters.ROOT).with_suffix(".html") for slug in chapters.slugs())
     page = next(page for page in pages if (site / page).exists())
     tab = browser.new_page(viewport={"width": width, "height": 900})

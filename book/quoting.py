@@ -16,9 +16,11 @@ from book import expressions
 from book.errors import nearest
 from book.expressions import NOT_RUN, Evidence
 
-ROLE = re.compile(r"\{(measured|setting|published|verdict|figure-ref)\}`([^`]+)`")
+ROLES = ("measured", "setting", "published", "verdict", "figure-ref")
+DIRECTIVES = ("caption", "lead", "measures")
+ROLE = re.compile(rf"\{{({'|'.join(ROLES)})\}}`([^`]+)`")
 DIRECTIVE = re.compile(
-    r"^(`{3,}|:{3,})\{(caption|lead|measures)\}[ \t]*(.*)\n((?:.*\n)*?)\1[ \t]*(?:\n|\Z)", re.MULTILINE
+    rf"^(`{{3,}}|:{{3,}})\{{({'|'.join(DIRECTIVES)})\}}[ \t]*(.*)\n((?:.*\n)*?)\1[ \t]*(?:\n|\Z)", re.MULTILINE
 )
 FENCED = re.compile(r"^(`{3,}|~{3,}|:{3,})(?P<name>[^\n`]*)\n.*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 FIELDS = {"rows": dict, "columns": dict, "against": str, "profile": str, "caption": str}
@@ -153,6 +155,7 @@ def resolve(
     def directive(found: re.Match[str]) -> str:
         name, label, body = found[2], found[3].strip(), found[4].strip()
         if name == "lead":
+            looked_up("caption", label, numbers)
             return ""
         if name == "caption":
             return f"*Figure {looked_up('caption', label, numbers)}.* {plain(body)}\n"
@@ -186,7 +189,8 @@ def in_chinese(text: str) -> str:
 
 def _markdown_table(table: Measures, cells: dict[str, list[Amount]] | None) -> str:
     """A table of evidence in Markdown; a difference stands behind its mean, in brackets."""
-    caption = f"*{table.caption}*\n\n" if table.caption else ""
+    inner = re.sub(r"(?<!\*)\*([^*\n]+)\*(?!\*)", r"\1", table.caption)  # emphasis does not nest
+    caption = f"*{inner}*\n\n" if inner else ""
     if cells is None:
         return f"{caption}{NOT_RUN}\n"
     lines = [["", *table.columns], ["---"] + ["---:"] * len(table.columns)]

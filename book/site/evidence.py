@@ -24,8 +24,6 @@ class EvidenceDirective(BookDirective):
         slug, profile = press.slug_of(self.env.docname), self.arguments[0]
         if slug is None:
             raise self.error("evidence is shown in papers/<slug>/chapter.md; this page is not a chapter")
-        if profile not in press.PROFILES:
-            raise self.error(f"unknown profile {profile!r}: expected one of {', '.join(press.PROFILES)}")
         try:
             return shown(slug, profile, self.options.get("metrics", "*"))
         except ValueError as problem:
@@ -34,6 +32,8 @@ class EvidenceDirective(BookDirective):
 
 def shown(slug: str, profile: str, wanted: str) -> list[Node]:
     """A table of the metrics that match one of the patterns ``wanted``. Raises ValueError where none does."""
+    if profile not in press.PROFILES:
+        raise ValueError(f"unknown profile {profile!r}: expected one of {', '.join(press.PROFILES)}")
     found = press.measured(slug, profile)
     if found is None:
         return not_run(slug, profile)
@@ -42,7 +42,7 @@ def shown(slug: str, profile: str, wanted: str) -> list[Node]:
     if not chosen:
         raise ValueError(
             f"no metric of {slug} at the {profile} profile matches {' '.join(patterns)!r}; "
-            f"it has: {', '.join(found.metrics)}"
+            f"{expressions.like(patterns[0], found.metrics)}"
         )
     judged = scales(slug)
     rows = [metric_row(name, found.metrics[name], unit_of(slug, name), judged.get(name)) for name in chosen]

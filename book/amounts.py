@@ -8,6 +8,7 @@ SPACE, THIN = "\u00a0", "\u2009"
 # What a number is rather than what it is counted in: not written behind it.
 BARE = ("", "ratio", "fraction", "accuracy", "cosine", "correlation", "CKA", "share", "slope", "variance", "distance",
         "difference", "largest difference", "share of cells")  # fmt: skip
+COUNTED = ("bytes", "kB", "MB", "GB", "rounds", "seconds", "seeds", "steps", "epochs", "entries", "samples", "nats")
 SIZES = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 

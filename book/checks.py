@@ -220,8 +220,8 @@ def faults(card: cards.Card, evidence: Evidence) -> list[str]:
             continue
         kept = then[name]
         for term, value in now[name].items():
-            if kept[term] != value:
-                text = f"{term} was {kept[term]!r} when it was accepted, is {value!r} now"
+            if kept.get(term) != value:
+                text = f"{term} was {kept.get(term)!r} when it was accepted, is {value!r} now"
                 found.append(f"claim {name!r}: {text}; accept again, and state it in the chapter's deviations")
         if name not in unsure and not _same(kept, results[name]):
             found.append(f"claim {name!r}: its verdict does not follow from the metrics; only accept may write it")

@@ -39,9 +39,14 @@ USE = """\
 ---
 
 **This is a notebook to change.** The parameters stand below. A cell that begins with `%%method` is the method itself:
-edit a line, run it, and run the cells below again. Outputs are the book's until you do. At the end a table puts your
+edit a line, run it, and run the cells below again. Names in it, such as `Tensor`, are those of the module that stands
+after `%%method`; you need not import them. Outputs are the book's until you run a cell. At the end a table puts your
 run beside the book's."""
 DRAFT = "\n\n**Draft:** {words}; what is missing below reads *[not run]*. `make run P={slug}` mends it."
+COMMITTED = (
+    "\n\n**Without outputs of the book:** {words}. Numbers in the text are those of the committed quick run; outputs "
+    "that are missing below come when you run the cells. `make run P={slug}` puts the book's own there."
+)
 
 
 def notebook(slug: str, source: str | None = None) -> nbformat.NotebookNode:
@@ -62,7 +67,8 @@ def notebook(slug: str, source: str | None = None) -> nbformat.NotebookNode:
     except (LookupError, ValueError) as error:
         raise PressError(f"{chapters.chapter_path(slug)}: {error}") from error
     first = next(n for n, cell in enumerate(cells) if cell.cell_type == "code")
-    draft = "" if state.kind == "fresh" else DRAFT.format(words=state.words, slug=slug)
+    told = COMMITTED if press.measured(slug, "quick") else DRAFT
+    draft = "" if state.kind == "fresh" else told.format(words=state.words, slug=slug)
     set_up = nbformat.v4.new_code_cell(_set_up(slug, source or f"git+{repository}"))
     set_up.metadata = nbformat.from_dict({"cellView": "form", "jupyter": {"source_hidden": True}})
     cells[first:first] = [nbformat.v4.new_markdown_cell(USE + draft), set_up]

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from book import cards
+from book import cards, expressions
 from fedlib import evidence as statistics, verdicts
 
 DIGITS = 6  # that the files keep of a number
-TERMS = (
-    "metric",
-    "against",
-    "direction",
-    "least",
-    "neutral",
-    "scale",
-    "ceiling",
-    "unit",
-    "kind",
-)  # of a claim, as they were when it was judged
-
-# The ranges of quantities by their unit; what is called an accuracy may be a difference of two.
-RANGES = {
-    "accuracy": (-1.0, 1.0),
-    "cosine": (-1.0, 1.0),
-    "correlation": (-1.0, 1.0),
-    "CKA": (0.0, 1.0),
-    "share": (0.0, 1.0),
-}
+# Of a claim, as they were when it was judged: what decides its verdict, and in which words it was made.
+DECIDING = ("metric", "against", "direction", "least", "neutral", "scale", "ceiling", "unit", "kind")
+TERMS = (*DECIDING, "statement", "source", "paper")
 
 
 def rounded(value: float) -> float:
@@ -40,6 +23,23 @@ def rounded(value: float) -> float:
 def terms(claim: cards.Claim) -> dict[str, Any]:
     """What a claim asks for."""
     return {name: getattr(claim, name) for name in TERMS}
+
+
+def moved(card: cards.Card, profile: str, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The terms of each claim of a profile that are no longer what evidence has ``kept`` of them, by claim.
+
+    A claim that either of the two lacks has no terms to compare.
+    """
+    claims = {c.id: terms(c) for c in card.claims if profile in c.profiles and c.id in kept}
+    found = {name: [t for t in TERMS if kept[name].get(t) != now[t]] for name, now in claims.items()}
+    return {name: changed for name, changed in found.items() if changed}
+
+
+def loosened(card: cards.Card, profile: str, kept: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Of :func:`moved` what decides a verdict; a claim that is gone from the profile, with no term at all."""
+    gone = set(kept) - {c.id for c in card.claims if profile in c.profiles}
+    found = {name: [t for t in changed if t in DECIDING] for name, changed in moved(card, profile, kept).items()}
+    return {name: changed for name, changed in found.items() if changed} | {name: [] for name in sorted(gone)}
 
 
 def judged(card: cards.Card, profile: str, metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -135,12 +135,7 @@ def _effect(claim: cards.Claim, metric: str, metrics: dict[str, Any]) -> list[fl
 
 def _bounds(claim: cards.Claim, metrics: dict[str, Any]) -> tuple[float, float] | None:
     """The range of what a claim is about, where its scale does not say it already."""
-    if claim.scale != "plain" or claim.unit not in RANGES:
+    if claim.scale != "plain":
         return None
-    low, high = RANGES[claim.unit]
-    if claim.against is None:
-        return low, high
-    values = [v for name in (claim.metric, claim.against) for v in metrics[name]["values"].values()]
-    if claim.unit == "accuracy" and min(values) >= 0:
-        low = 0.0
-    return low - high, high - low
+    names = [claim.metric] if claim.against is None else [claim.metric, claim.against]
+    return expressions.range_of(claim.unit, {name: metrics[name]["values"].values() for name in names})

@@ -43,6 +43,12 @@ SILENT = (
 DEVIATIONS = re.compile(r"^(`{3,}|:{3,})\{admonition\}[^\n]*Deviations[^\n]*\n.*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
+def deviations(text: str) -> str:
+    """What a chapter says under *Deviations*: the section and the boxes of that name."""
+    sections = re.findall(r"^## Deviations[ \t]*$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return "\n".join([*sections, *(found.group() for found in DEVIATIONS.finditer(text))])
+
+
 def typed_numbers(text: str) -> list[tuple[int, str]]:
     """Results that stand in the prose of a chapter's source, each with its line, counted from 1."""
     for silent in (DEVIATIONS, *SILENT):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import yaml
 
@@ -15,9 +16,11 @@ from book import expressions
 from book.errors import nearest
 from book.expressions import NOT_RUN, Evidence
 
-ROLE = re.compile(r"\{(measured|setting|published|verdict|figure-ref)\}`([^`]+)`")
+ROLES = ("measured", "setting", "published", "verdict", "figure-ref")
+DIRECTIVES = ("caption", "lead", "measures")
+ROLE = re.compile(rf"\{{({'|'.join(ROLES)})\}}`([^`]+)`")
 DIRECTIVE = re.compile(
-    r"^(`{3,}|:{3,})\{(caption|lead|measures)\}[ \t]*(.*)\n((?:.*\n)*?)\1[ \t]*(?:\n|\Z)", re.MULTILINE
+    rf"^(`{{3,}}|:{{3,}})\{{({'|'.join(DIRECTIVES)})\}}[ \t]*(.*)\n((?:.*\n)*?)\1[ \t]*(?:\n|\Z)", re.MULTILINE
 )
 FENCED = re.compile(r"^(`{3,}|~{3,}|:{3,})(?P<name>[^\n`]*)\n.*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 FIELDS = {"rows": dict, "columns": dict, "against": str, "profile": str, "caption": str}
@@ -80,28 +83,33 @@ def measures(text: str) -> Measures:
 
 
 def amounts_of(
-    table: Measures, evidence: Mapping[str, Evidence], units: Mapping[str, str], shown: str = "quick"
+    table: Measures,
+    evidence: Mapping[str, Evidence],
+    units: Mapping[str, str],
+    shown: str = "quick",
+    judged: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, list[Amount]] | None:
     """The cells of a table by the name of their row; None where the profile was not run.
 
     Raises ValueError when there is no metric in a whole row or column: its name is wrong.
     """
     profile = table.profile or shown
-    if profile not in evidence:
-        return None
-    known = evidence[profile]["metrics"]
+    content = evidence.get(profile)
+    known = content["metrics"] if content else {name for one in evidence.values() for name in one["metrics"]}
     asked = {row: [column.replace("{}", key) for column in table.columns.values()] for row, key in table.rows.items()}
     for names in (*asked.values(), *zip(*asked.values(), strict=True)):
-        if not any(name in known for name in names):
+        if evidence and not any(name in known for name in names):
             raise ValueError(f"no metric {names[0]!r} at {profile}; {expressions.like(names[0], known)}")
+    if content is None or content.get("held"):
+        return None
 
     def amount(name: str, base: str) -> Amount:
         if name not in known:
             return Amount(NEVER)
-        mean = expressions.measured(name, {profile: evidence[profile]}, units, profile).text
+        mean = expressions.measured(name, {profile: content}, units, profile, judged).text
         if not table.against or base not in known or base == name:
             return Amount(mean)
-        difference = expressions.measured(f"{name} - {base}", {profile: evidence[profile]}, units, profile)
+        difference = expressions.measured(f"{name} - {base}", {profile: content}, units, profile)
         return Amount(mean, difference.text)
 
     bases = [column.replace("{}", table.against) for column in table.columns.values()]
@@ -122,11 +130,13 @@ def resolve(
     verdicts: Mapping[str, str] | None = None,
     figures: Mapping[str, int] | None = None,
     shown: str = "quick",
+    judged: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Markdown with the roles and directives of this module in plain words; code stays as it is.
 
     ``evidence``: by profile, as :func:`book.reference.evidence_for` gives it; ``shown``: the profile of numbers that
-    name none. ``units``: :func:`book.expressions.all_units`. ``verdicts``: the words for each claim. ``figures``: the
+    name none. ``units``: :func:`book.expressions.all_units`; ``judged``: :func:`book.expressions.scales_of`.
+    ``verdicts``: the words for each claim. ``figures``: the
     numbers of captions, where ``text`` is a part of a chapter (:func:`figure_numbers` of all of it). Raises ValueError
     for a metric, setting, claim or caption that does not exist.
     """
@@ -135,7 +145,7 @@ def resolve(
     def role(found: re.Match[str]) -> str:
         name, content = found[1], " ".join(found[2].split())
         if name == "measured":
-            return expressions.measured(content, evidence, units, shown).text
+            return expressions.measured(content, evidence, units, shown, judged).text
         if name == "setting":
             return expressions.setting(content, evidence, shown).text
         if name == "verdict":
@@ -145,10 +155,12 @@ def resolve(
     def directive(found: re.Match[str]) -> str:
         name, label, body = found[2], found[3].strip(), found[4].strip()
         if name == "lead":
+            looked_up("caption", label, numbers)
             return ""
         if name == "caption":
             return f"*Figure {looked_up('caption', label, numbers)}.* {plain(body)}\n"
-        return _markdown_table(measures(body), evidence, units, shown)
+        table = measures(body)
+        return _markdown_table(table, amounts_of(table, evidence, units, shown, judged))
 
     def plain(part: str) -> str:
         return ROLE.sub(role, part)
@@ -175,10 +187,10 @@ def in_chinese(text: str) -> str:
     return WORD.sub(lambda found: CHINESE[found.group()], text)
 
 
-def _markdown_table(table: Measures, evidence: Mapping[str, Evidence], units: Mapping[str, str], shown: str) -> str:
+def _markdown_table(table: Measures, cells: dict[str, list[Amount]] | None) -> str:
     """A table of evidence in Markdown; a difference stands behind its mean, in brackets."""
-    cells = amounts_of(table, evidence, units, shown)
-    caption = f"*{table.caption}*\n\n" if table.caption else ""
+    inner = re.sub(r"(?<!\*)\*([^*\n]+)\*(?!\*)", r"\1", table.caption)  # emphasis does not nest
+    caption = f"*{inner}*\n\n" if inner else ""
     if cells is None:
         return f"{caption}{NOT_RUN}\n"
     lines = [["", *table.columns], ["---"] + ["---:"] * len(table.columns)]

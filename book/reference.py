@@ -7,10 +7,11 @@ depends on nothing but the run, so that accepting twice changes no byte.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from book import cards, chapters, files, freshness, judging, records, schema
+from book import cards, chapters, files, freshness, judging, prose, records, schema
 from book.errors import PressError
 from fedlib import evidence as statistics
 
@@ -153,7 +154,8 @@ def claims_for(slug: str) -> list[ClaimRow]:
 def accept(slug: str, profile: str) -> tuple[Evidence | None, Evidence]:
     """Make the fresh run of a profile the committed reference. Returns the one before and the new one.
 
-    Raises PressError when the run is not fresh, or lacks a metric that a claim needs.
+    Raises PressError when the run is not fresh, lacks a metric that a claim needs, or when a claim's terms have changed
+    and the chapter's deviations do not say so.
     """
     card = cards.load(chapters.require(slug))
     if freshness.state(slug, profile) != "fresh":
@@ -162,6 +164,7 @@ def accept(slug: str, profile: str) -> tuple[Evidence | None, Evidence]:
     new = run_evidence(slug, profile)
     assert new is not None
     require_judgement(card, profile, new["metrics"])
+    require_stated(card, profile)
     try:
         before = committed(slug, profile)
     except PressError:  # what cannot be read or was edited is replaced
@@ -175,8 +178,8 @@ def accept(slug: str, profile: str) -> tuple[Evidence | None, Evidence]:
 def rejudge(slug: str, profile: str) -> tuple[Evidence, Evidence]:
     """Judge the numbers of the committed reference by the card and the rules of today; no number moves, nothing is run.
 
-    Returns the reference before and after. Raises PressError when there is none, when it was edited, or when it lacks a
-    metric that a claim needs.
+    Returns the reference before and after. Raises PressError when there is none, when it was edited, when it lacks a
+    metric that a claim needs, and as :func:`require_stated` does.
     """
     card, path = cards.load(chapters.require(slug)), chapters.evidence_path(slug, profile)
     before = files.read_json(path)
@@ -187,6 +190,7 @@ def rejudge(slug: str, profile: str) -> tuple[Evidence, Evidence]:
     after = before | {"claims": {}}
     schema.require(schema.Committed, after, path, "restore it from git")
     require_judgement(card, profile, after["metrics"])
+    require_stated(card, profile)
     after["claims"] = judging.judged(card, profile, after["metrics"])
     after["digest"] = records.digest(after)
     files.write(path, layout(after))
@@ -199,6 +203,24 @@ def require_judgement(card: cards.Card, profile: str, metrics: dict[str, Any]) -
         if result.problem:
             raise PressError(
                 f"{card.slug}, {profile}, claim {name!r}: {result.problem}; record it, or correct the claim"
+            )
+
+
+def require_stated(card: cards.Card, profile: str) -> None:
+    """Raises PressError when what decides a claim's verdict is no longer what was accepted, or the claim is gone from
+    the profile, and the chapter's deviations do not name the claim by its id.
+    """
+    try:
+        kept = files.read_json(chapters.evidence_path(card.slug, profile))["claims"]
+    except (PressError, TypeError, KeyError):  # there is none, or none that can be read
+        return
+    told = prose.deviations(files.read_text(chapters.chapter_path(card.slug)))
+    for name, changed in judging.loosened(card, profile, kept).items():
+        if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", told):
+            what = f"{', '.join(changed)} changed" if changed else "is gone"
+            raise PressError(
+                f"{card.slug}, {profile}, claim {name!r}: {what} since it was accepted ({kept[name].get('verdict')}); "
+                f"say in the chapter's Deviations what was changed and why, and name the claim there: `{name}`"
             )
 
 

@@ -81,6 +81,9 @@ class Judged(_Strict):
     ceiling: Text | None
     unit: Text
     kind: Kind
+    statement: Text
+    source: Text
+    paper: str | None
     value: float | None
     interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
     room: float | None

@@ -27,7 +27,7 @@ def card(slug: str, title: str, site: str) -> str:
     rows = [row for row in cards.rows(about, slug, press.document_of(slug), title) if row[0] not in LEFT_OUT]
     rows.append(("Website", elements.link("this chapter, with previews and all runs", f"{site}{page(slug)}")))
     lines = [(f"**{name}**", _cell(elements.pieces(content), site)) for name, content in rows]
-    return _table(("", ""), lines)
+    return _table(("About", "this chapter"), lines)
 
 
 def claims(slug: str, site: str) -> str:

@@ -24,8 +24,6 @@ class EvidenceDirective(BookDirective):
         slug, profile = press.slug_of(self.env.docname), self.arguments[0]
         if slug is None:
             raise self.error("evidence is shown in papers/<slug>/chapter.md; this page is not a chapter")
-        if profile not in press.PROFILES:
-            raise self.error(f"unknown profile {profile!r}: expected one of {', '.join(press.PROFILES)}")
         try:
             return shown(slug, profile, self.options.get("metrics", "*"))
         except ValueError as problem:
@@ -34,6 +32,8 @@ class EvidenceDirective(BookDirective):
 
 def shown(slug: str, profile: str, wanted: str) -> list[Node]:
     """A table of the metrics that match one of the patterns ``wanted``. Raises ValueError where none does."""
+    if profile not in press.PROFILES:
+        raise ValueError(f"unknown profile {profile!r}: expected one of {', '.join(press.PROFILES)}")
     found = press.measured(slug, profile)
     if found is None:
         return not_run(slug, profile)
@@ -42,9 +42,10 @@ def shown(slug: str, profile: str, wanted: str) -> list[Node]:
     if not chosen:
         raise ValueError(
             f"no metric of {slug} at the {profile} profile matches {' '.join(patterns)!r}; "
-            f"it has: {', '.join(found.metrics)}"
+            f"{expressions.like(patterns[0], found.metrics)}"
         )
-    rows = [metric_row(name, found.metrics[name], unit_of(slug, name)) for name in chosen]
+    judged = scales(slug)
+    rows = [metric_row(name, found.metrics[name], unit_of(slug, name), judged.get(name)) for name in chosen]
     table = elements.table(["Metric", "Mean", "95% interval", "Seeds"], rows, [40, 18, 28, 14], "evidence")
     origin = [elements.inline(profile, "profile"), " ", card.provenance(found.provenance)]
     if found.earlier:
@@ -66,14 +67,20 @@ def units(slug: str) -> dict[str, str]:
     return expressions.all_units(card.units, claimed)
 
 
-def metric_row(name: str, metric: dict[str, Any], unit: str) -> list[elements.Cell]:
-    """One metric: name, mean, interval, number of seeds."""
-    mean, (low, high) = metric.get("mean"), metric.get("ci95") or (None, None)
+def scales(slug: str) -> dict[str, str]:
+    """The scales on which the claims of a chapter judge single metrics: there is one number for one quantity."""
+    return expressions.scales_of((claim.metric, claim.against, claim.scale) for claim in press.card(slug).claims)
+
+
+def metric_row(name: str, metric: dict[str, Any], unit: str, scale: str | None = None) -> list[elements.Cell]:
+    """One metric: name, mean and interval on the scale of its claim, number of seeds."""
+    seen = expressions.averaged(name, list(metric["values"].values()), unit, scale)
+    low, high = (seen.low, seen.high) if seen.n > 1 else (None, None)
     return [
         elements.code(name),
-        elements.quantity(mean, unit),
-        elements.span(low, high, unit, beside=mean),
-        str(len(metric.get("values") or {})),
+        elements.quantity(seen.mean, unit),
+        elements.span(low, high, unit, beside=seen.mean),
+        str(seen.n),
     ]
 
 

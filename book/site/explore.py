@@ -18,6 +18,7 @@ from docutils import nodes
 from docutils.nodes import Node
 from sphinx.application import Sphinx
 
+from book import expressions
 from book.errors import nearest
 from book.site import card, elements, evidence, press
 from book.site.rebuild import BookDirective
@@ -82,6 +83,20 @@ def read(text: str) -> Figure:
     return Figure(body["parameter"], values, rows, baseline, body.get("unit"), body.get("profile", "quick"))
 
 
+def of_chapter(text: str, slug: str) -> tuple[Figure, press.Measured | None]:
+    """The body of the directive, with the evidence that it draws, if there is some. Raises ValueError as :func:`read`
+    does, and for a profile or a metric that the chapter does not have.
+    """
+    figure = read(text)
+    if figure.profile not in press.PROFILES:
+        raise ValueError(f"no profile {figure.profile!r}; expected one of {', '.join(press.PROFILES)}")
+    found = press.measured(slug, figure.profile)
+    for name in figure.metrics() if found else ():
+        if name not in found.metrics:  # type: ignore[union-attr]
+            raise ValueError(f"{slug} has no metric {name!r}; {expressions.like(name, found.metrics)}")  # type: ignore[union-attr]
+    return figure, found
+
+
 class ExploreDirective(BookDirective):
     """``{explore} Caption``, with a body in YAML: parameter, values, rows, and if wanted baseline, unit, profile."""
 
@@ -94,17 +109,11 @@ class ExploreDirective(BookDirective):
         if slug is None:
             raise self.error("explore draws a chapter's evidence; this page is not a chapter")
         try:
-            figure = read("\n".join(self.content))
+            figure, found = of_chapter("\n".join(self.content), slug)
         except ValueError as error:
             raise self.error(f"explore: {error}") from error
-        if figure.profile not in press.PROFILES:
-            raise self.error(f"explore: no profile {figure.profile!r}; expected one of {', '.join(press.PROFILES)}")
-        found = press.measured(slug, figure.profile)
         if found is None:
             return evidence.not_run(slug, figure.profile)
-        for name in figure.metrics():
-            if name not in found.metrics:
-                raise self.error(f"explore: {slug} has no metric {name!r}.{nearest(name, list(found.metrics))}")
         unit = evidence.unit_of(slug, figure.metrics()[0]) if figure.unit is None else figure.unit
         title, messages = self.parse_inline(self.arguments[0], lineno=self.lineno)
         name = f"explore-{self.env.new_serialno('explore')}"

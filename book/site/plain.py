@@ -10,12 +10,13 @@ import ast
 import posixpath
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import count
 
 import nbformat
 
-from book import quoting
-from book.site import as_markdown, evidence, executed, links, press, quotes, source, works
+from book import chapters, expressions, files, quoting
+from book.site import as_markdown, evidence, executed, explore, links, press, quotes, source, works
 
 ROLE = re.compile(r"\{([a-z][a-z:-]*)\}`([^`]+)`")
 DIRECTIVE = re.compile(r"^( *)(`{3,}|:{3,})\{([a-z-]+)\} *(.*)\n((?:.*\n)*?) *\2 *$", re.MULTILINE)
@@ -28,6 +29,11 @@ RELATIVE = re.compile(r"\]\((?![a-z]+:|#)([^)\s]+?)\.md(#[^)\s]*)?\)")
 INSIDE = re.compile(r"\]\(#([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 TOLD = {"admonition", "note", "tip", "warning"}  # directives whose text is the reader's
+PICTURES = {"explore": "a figure to turn", "figure": "figure", "image": "image"}  # what only the page shows
+DIRECTIVES = (*TOLD, *PICTURES, "dropdown", "margin", "code-of", "card", "claims", "evidence", "equation",
+              "bibliography", *quoting.DIRECTIVES)  # fmt: skip
+ROLES = ("glue:text", "cite", "cite:t", "cite:p", "eq", "doc", "ref", "term", *quoting.ROLES)
+EMPTY = re.compile(r"(?<!`)\{([a-z][a-z:-]*)\}(?:``|`\s+`)(?!`)")
 NOT_RUN = "[not run]"
 
 
@@ -55,6 +61,8 @@ class Plain:
         text = SPAN.sub(r"\1", TARGET.sub("", text))
         text = RELATIVE.sub(lambda m: f"]({self.address(m[1])}{m[2] or ''})", text)
         text = INSIDE.sub(lambda m: f"](#{self.anchors.get(m[1], m[1])})", text)
+        if empty := EMPTY.search(text):
+            raise ValueError(f"{{{empty[1]}}} is empty: expected what it is to show")
         return re.sub(r"\n{3,}", "\n\n", ROLE.sub(self.role, text)).strip("\n")
 
     def undirected(self, text: str) -> str:
@@ -73,6 +81,8 @@ class Plain:
             return indent + title + self.undirected(body).strip()
         if name == "code-of":  # within another directive; those that stand alone are cells
             return f"```python\n{source.source_of(argument).text}\n```"
+        if name in ("card", "claims") and argument:
+            raise ValueError(f"{{{name}}} {argument}: expected nothing behind it")
         if name == "card":
             return as_markdown.card(self.slug, works.title(press.card(self.slug).citation), self.site)
         if name == "claims":
@@ -83,8 +93,11 @@ class Plain:
             return indent + self.implemented(argument, options)
         if name == "bibliography":
             return self.references()
-        words = "a figure to turn" if name == "explore" else name
-        return f"{indent}*On the page: [{words}]({self.site}{self.page}.html)*"
+        if name not in PICTURES:
+            raise ValueError(f"no directive {name!r}; {expressions.like(name, DIRECTIVES)}")
+        if name == "explore":
+            explore.of_chapter(body, self.slug)
+        return f"{indent}*On the page: [{PICTURES[name]}]({self.site}{self.page}.html)*"
 
     def implemented(self, label: str, options: Mapping[str, str]) -> str:
         """What an equation is in code, where the notebook does not show it right below; "" where only tests are."""
@@ -107,7 +120,7 @@ class Plain:
         label, target = re.fullmatch(r"(?:(.*?)\s*<)?([^<>]*)>?", text, re.DOTALL).groups()  # type: ignore[union-attr]
         if name == "glue:text":
             key = text.split(":")[0]
-            return self.quoted.get(key, NOT_RUN) if self.draft else self.quoted[key]
+            return self.quoted.get(key, NOT_RUN) if self.draft else quoting.looked_up("output", key, self.quoted)
         if name.startswith("cite"):
             keys = [key.strip() for key in text.split(",")]
             if name == "cite:t":
@@ -118,11 +131,19 @@ class Plain:
         if name == "doc":
             slug = press.slug_of(target.strip("/"))
             return f"[{label or (press.card(slug).title if slug else target)}]({self.address(target)})"
+        if name not in ROLES:
+            raise ValueError(f"no role {name!r}; {expressions.like(name, ROLES)}")
+        if name == "term" and target.lower() not in (known := glossary()):
+            raise ValueError(f"no term {target!r} in book/pages/glossary.md; {expressions.like(target, known)}")
         return str(label or target)
 
     def elsewhere(self, equation: str) -> str:
         """A link to an equation of another chapter, whose slug its label begins with."""
-        slug = max((slug for slug in press.slugs() if equation.startswith(f"{slug}-")), key=len)
+        slug = max((slug for slug in press.slugs() if equation.startswith(f"{slug}-")), key=len, default=self.slug)
+        whole = files.read_text(chapters.chapter_path(slug))
+        known = [found[2] for found in NUMBERED.finditer(whole)]
+        if equation not in known:
+            raise ValueError(f"no equation {equation!r}; {expressions.like(equation, [*known, *self.numbers])}")
         return f"[({equation})]({self.site}{press.document_of(slug)}.html#equation-{equation})"
 
     def address(self, target: str) -> str:
@@ -134,6 +155,14 @@ class Plain:
 def _slug(heading: str) -> str:
     """The address of a heading on the website; JupyterLab takes the heading itself."""
     return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+
+
+@cache
+def glossary() -> frozenset[str]:
+    """The terms of the glossary, in small letters."""
+    text = files.read_text(press.root() / "book" / "pages" / "glossary.md")
+    found = re.search(r"^```\{glossary\}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return frozenset(line.strip().lower() for line in (found[1] if found else "").splitlines() if line[:1].strip())
 
 
 def words(text: str) -> list[str]:
@@ -156,8 +185,11 @@ def quoted(notebook: nbformat.NotebookNode) -> Mapping[str, str]:
 
 def measured(slug: str, whole: str) -> Callable[[str], str]:
     """What replaces the roles that quote the evidence in a part of the chapter whose text is ``whole``."""
-    known, units = quotes.evidence_of(slug), evidence.units(slug)
+    known, units, judged = quotes.evidence_of(slug, committed=True), evidence.units(slug), evidence.scales(slug)
     found = zip(press.card(slug).claims, press.best_of(slug), strict=True)
-    verdicts = {claim.id: f"{one.profile}: {one.verdict.verdict}" for claim, one in found}
+    verdicts = {
+        claim.id: f"*({'; '.join(f'{p}: {seen.verdict}' for p, seen in ((one.profile, one.verdict), *one.against))})*"
+        for claim, one in found
+    }
     figures = quoting.figure_numbers(whole)
-    return lambda text: quoting.resolve(text, known, units, verdicts=verdicts, figures=figures)
+    return lambda text: quoting.resolve(text, known, units, verdicts=verdicts, figures=figures, judged=judged)

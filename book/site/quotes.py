@@ -24,13 +24,15 @@ class quote(nodes.Inline, nodes.TextElement):
     """A number within a sentence; hovering tells what it is."""
 
 
-def evidence_of(slug: str) -> dict[str, expressions.Evidence]:
-    """Evidence of a chapter by profile. That of the page's own run counts only where the run is of the present code."""
+def evidence_of(slug: str, committed: bool = False) -> dict[str, expressions.Evidence]:
+    """Evidence of a chapter by profile. That of the page's own run is held back where the run is not of the present
+    code, unless what is ``committed`` may stand in for it.
+    """
     found: dict[str, expressions.Evidence] = {}
     for profile in press.PROFILES:
-        seen = press.measured(slug, profile)
-        if seen and (profile != SHOWN or press.state(slug).kind == "fresh"):
-            found[profile] = {"metrics": seen.metrics, "setting": seen.setting, "stale": seen.earlier}
+        if seen := press.measured(slug, profile):
+            held = profile == SHOWN and not committed and press.state(slug).kind != "fresh"
+            found[profile] = {"metrics": seen.metrics, "setting": seen.setting, "stale": seen.earlier, "held": held}
     return found
 
 
@@ -56,7 +58,7 @@ class MeasuredRole(Role):
     """``{measured}`accuracy/moon - accuracy/fedavg` ``: see :mod:`book.expressions`."""
 
     def draw(self, slug: str, text: str) -> Node:
-        found = expressions.measured(text, evidence_of(slug), evidence.units(slug), SHOWN)
+        found = expressions.measured(text, evidence_of(slug), evidence.units(slug), SHOWN, evidence.scales(slug))
         return quote("", found.text, classes=["measured"], title=found.title)
 
 
@@ -99,7 +101,8 @@ class MeasuresDirective(BookDirective):
             raise self.error("measures shows a chapter's evidence; this page is not a chapter")
         try:
             table = quoting.measures("\n".join(self.content))
-            cells = quoting.amounts_of(table, evidence_of(slug), evidence.units(slug), SHOWN)
+            known, units, judged = evidence_of(slug), evidence.units(slug), evidence.scales(slug)
+            cells = quoting.amounts_of(table, known, units, SHOWN, judged)
         except ValueError as error:
             raise self.error(f"measures: {error}") from error
         if cells is None:

@@ -9,12 +9,16 @@ from typing import Any
 from pybtex.database import parse_file
 from pybtex.richtext import Text
 
+from book import expressions
 from book.site import press
 
 
 def entry(key: str) -> Any:
-    """A work of the bibliography (pybtex). Raises KeyError for a key that it does not have."""
-    return _all(press.root() / "book" / "references.bib").entries[key]
+    """A work of the bibliography (pybtex). Raises LookupError, with the nearest, for a key that it does not have."""
+    known = _all(press.root() / "book" / "references.bib").entries
+    if key not in known:
+        raise LookupError(f"cited work {key!r} is not in book/references.bib; {expressions.like(key, known)}")
+    return known[key]
 
 
 @cache

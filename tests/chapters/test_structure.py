@@ -161,3 +161,42 @@ def test_every_claim_names_where_the_paper_makes_it(slug):
     for claim in cards.load(slug).claims:
         assert claim.source
         assert claim.statement.endswith(".")
+
+
+WORDS = {"half a": 0.5, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "ten": 10}
+AMOUNT = re.compile(rf"(\d+(?:\.\d+)?|\b(?:{'|'.join(WORDS)}))[ -](points?|times|percent|%)|\b(half) of\b")
+
+
+def told(claim):
+    """The least effects that the words of a claim speak of, in its unit: "at least 1.5 points" are 0.015."""
+    found = set()
+    for amount, unit, half in AMOUNT.findall(claim.statement):
+        size = 0.5 if half else WORDS.get(amount) or float(amount)
+        if claim.unit == "accuracy":
+            found |= {size / 100} if unit in ("point", "points", "percent", "%") else set()
+        elif claim.scale == "log":
+            found |= {size} if half or unit == "times" else {1 - size / 100, 1 + size / 100}
+        else:
+            found |= {size} if half or unit == "times" else {size / 100}
+    return found
+
+
+@pytest.mark.parametrize("slug", [s for s in SLUGS if cards.load(s).claims])
+def test_the_amount_in_a_statement_is_the_least_effect_that_is_judged(slug):
+    """A claim of "at least 1.5 points" cannot be judged by another number.
+
+    What is to lie beyond a mark of its own (60 % of a gain) has a least effect of 0, what is told "in units of its own
+    threshold" one of 1.
+    """
+    for claim in cards.load(slug).claims:
+        if "in units of its own threshold" in claim.statement:
+            continue
+        amounts = told(claim)
+        fits = any(abs(abs(claim.least) - amount) < 1e-9 for amount in amounts)
+        assert fits or not amounts or claim.least == 0 or claim.kind == "identity", (claim.id, amounts, claim.least)
+
+
+def test_a_statement_and_its_least_effect_can_disagree():
+    claim = next(c for c in cards.load("moon").claims if c.id == "beats-fedavg")
+    assert told(claim) == {0.015}
+    assert -0.2 not in told(claim)

@@ -90,8 +90,8 @@ def test_unknown_profiles_and_formats_name_those_that_are_there():
         ("cos/a", "−3.33e−06"),
         ("size-x/a-b", "2"),
         ("size-x/a-b | interval", "2.0 [−0.5, 4.5]"),
-        ("size-x/a-b | unit kg", "2 kg"),
-        ("size-x/a-b | unit cosine", "2"),
+        ("size-x/a-b | unit MB", "2 MB"),
+        ("size-x/a-b | unit slope", "2"),
         ("size-x/a-b - seconds", "+1.0 [−1.5, 3.5]"),
     ],
 )
@@ -154,7 +154,7 @@ def test_a_ratio_needs_numbers_above_zero():
 
 
 def test_a_metric_that_was_not_measured_is_refused_with_those_most_like_it():
-    with pytest.raises(ValueError, match="no metric 'acuracy/a' at quick; most like it: accuracy/a, accuracy/b"):
+    with pytest.raises(ValueError, match=r"no metric 'acuracy/a' at quick; most like it: accuracy/a, accuracy/b"):
         said("acuracy/a")
 
 
@@ -208,3 +208,56 @@ def test_the_card_names_units_before_claims_and_claims_before_names():
 )  # fmt: skip
 def test_a_value_and_its_interval_have_the_same_decimals(given, text):
     assert amounts.estimate(*given) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["accuracy/mooon @full", "accuracy/mooon @real", "accuracy/mooon", "accuracy/mooon @best"]
+)
+def test_a_name_that_no_profile_has_is_wrong_however_old_the_evidence(text):
+    for shown in (EVIDENCE, {name: kept for name, kept in EVIDENCE.items() if name != text[-4:]}):
+        with pytest.raises(ValueError, match=r"no metric 'accuracy/mooon' at .*; most like it: accuracy/"):
+            expressions.measured(text, shown, {})
+
+
+def test_what_a_run_of_earlier_code_or_none_lacks_is_excused_where_another_has_it():
+    assert said("seconds @full") == "[not run]"
+    assert expressions.measured("seconds @full", {"quick": EVIDENCE["quick"]}, {}).text == "[not run]"
+    assert expressions.measured("anything", {}, {}).text == "[not run]"
+    held = {"quick": EVIDENCE["quick"] | {"held": True}}
+    assert expressions.measured("seconds", held, {}).text == expressions.setting("rounds", held).text == "[not run]"
+    with pytest.raises(ValueError, match=r"no metric 'second'"):
+        expressions.measured("second", held, {})
+    for name in ("round", "round @full", "round @real"):
+        with pytest.raises(ValueError, match="no setting 'round'"):
+            expressions.setting(name, EVIDENCE)
+
+
+def test_a_metric_that_a_claim_judges_has_the_claims_scale():
+    values = {"F": {"0": 0.25, "1": 1.0}, "F/ratio": {"0": -0.1, "1": 1.0}}
+    evidence = {"quick": {"metrics": values}}
+    judged = expressions.scales_of([("F", None, "log"), ("F/ratio", "F", "log")])
+    found = expressions.measured("F", evidence, {}, judged=judged)
+    assert (found.text, "geometric mean" in found.title) == ("0.500", True)
+    assert expressions.measured("F", evidence, {}).text == "0.625"
+    assert expressions.measured("F", evidence, {"F": "ratio"}).text == "0.500", "a ratio, by its logarithm"
+    assert expressions.measured("F", evidence, {"F": "ratio"}, judged={"F": "plain"}).text == "0.625"
+    assert expressions.measured("F/ratio", evidence, {"F": "ratio"}).text == "0.450", "not all above zero"
+
+
+@pytest.mark.parametrize("unit", ["accuracy", "share", "fraction", "CKA", "ratio"])
+def test_an_interval_stays_within_the_range_of_its_unit(unit):
+    seen = expressions.averaged("censored/a", [0.05, 0.6, 0.98], unit)
+    assert seen.low >= 0
+    assert seen.high <= 1 or unit == "ratio"
+    assert expressions.averaged("a-gap/a", [0.0, 0.0, 0.1], "accuracy").low < 0, "a difference may be negative"
+
+
+def test_units_are_a_closed_list():
+    with pytest.raises(ValueError, match="no unit 'bananas'"):
+        said("accuracy/a | unit bananas")
+    assert expressions.measured("seconds", EVIDENCE, {"seconds": "bananas"}).text == "1 bananas", "of the card"
+
+
+def test_a_number_outside_its_range_names_its_expression():
+    with pytest.raises(ValueError, match=r"'size-x/a-b' at quick: 2.0 lies outside"):
+        expressions.measured("size-x/a-b", EVIDENCE, {"size-x": "share"})

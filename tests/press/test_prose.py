@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from book import prose
+from book import chapters, prose
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,10 @@ def test_lines_are_counted_through_what_is_left_out():
 def test_a_section_after_one_that_is_left_out_is_read():
     text = "## Try it\n\n0.1\n\n## More\n\n0.2\n"
     assert prose.typed_numbers(text) == [(7, "0.2")]
+
+
+def test_only_the_sections_that_hold_settings_are_left_out():
+    text = "".join(f"## {title}\n\nIt gains 2.1 points.\n\n" for title in chapters.SECTIONS)
+    left = {"Deviations", "Try it", "References"}
+    lines = [place for place, _ in prose.typed_numbers(text)]
+    assert lines == [4 * n + 3 for n, title in enumerate(chapters.SECTIONS) if title not in left]

@@ -42,7 +42,7 @@ def plain(text: str, **more) -> str:
         ("```{code-cell} ipython3\n{measured}`x`\n```\n", "```{code-cell} ipython3\n{measured}`x`\n```\n"),
         ("```{margin}\n{setting}`rounds`\n```\n", "```{margin}\n40\n```\n"),
         (f"{FOLDED}差 {{measured}}`accuracy/a - accuracy/b`。\n```", f"{FOLDED}差 +2.0 个百分点 [2.0, 2.0]。\n```"),
-        ("```{lead} one\n```\nText", "Text"),
+        ("```{lead} a\n```\n```{caption} a\nOne.\n```\n", "*Figure 1.* One.\n"),
         ("{glue:text}`x` and {eq}`y`", "{glue:text}`x` and {eq}`y`"),
     ],
 )  # fmt: skip
@@ -71,6 +71,10 @@ def test_a_table_has_paired_differences_and_a_dash_where_nothing_was_measured():
     ]
 
 
+def test_emphasis_within_a_caption_does_not_nest():
+    assert plain(TABLE.replace("Both", "'What *both* give'")).splitlines()[0] == "*What both give*"
+
+
 def test_a_table_of_a_profile_that_was_not_run_says_so():
     assert plain(TABLE.replace("against: b", "profile: real")) == "*Both*\n\n[not run]\n"
 
@@ -79,6 +83,7 @@ def test_a_table_of_a_profile_that_was_not_run_says_so():
     ("text", "complaint"),
     [
         ("{figure-ref}`c`", "no caption 'c'"),
+        ("```{lead} c\n```\n", "no caption 'c'"),
         ("{verdict}`c`", "no claim 'c'"),
         ("{setting}`round`", "most like it: rounds"),
         (TABLE.replace("FedB: b", "FedB: c"), "no metric 'accuracy/c' at quick; most like it: accuracy/"),

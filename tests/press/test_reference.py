@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from book import cards, chapters, checks, drift, files, judging, records, reference
+from book import cards, chapters, checks, drift, files, judging, records, reference, website
 from book.errors import PressError
 
 
@@ -354,6 +354,9 @@ def test_evidence_of_one_profile_does_not_serve_for_another(demo):
         ("kind", "id: ours-wins", "id: ours-wins\n  kind: primary"),
         ("neutral", "least: 0.3", "least: 0.3\n  neutral: 0.1"),
         ("ceiling", "least: 0.3", "least: 0.3\n  ceiling: score/ours"),
+        ("statement", "better by 0.3", "worse by 0.3"),
+        ("source", "Table 1", "Table 2"),
+        ("paper", "+0.4", "+0.2"),
     ],
 )
 def test_a_claim_that_moves_after_its_verdict_is_a_problem_until_it_is_accepted(demo, term, old, new):
@@ -362,8 +365,44 @@ def test_a_claim_that_moves_after_its_verdict_is_a_problem_until_it_is_accepted(
     assert status == 1
     assert f"demo, quick, claim 'ours-wins': {term} was" in output
     assert "state it in the chapter's deviations" in output
+    admit(demo)
     demo.press("accept", "demo")
     assert demo.press("check")[0] == 0
+
+
+def admit(tree, name="ours-wins"):
+    """Let the chapter's deviations name a claim."""
+    path = chapters.chapter_path("demo")
+    path.write_text(path.read_text() + f"\n## Deviations\n\n`{name}` was changed.\n")
+
+
+@pytest.mark.parametrize("how", [(), ("--rejudge",)])
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("least: 0.3", "least: -0.2", "least changed since it was accepted (holds)"),
+        ("direction: above", "direction: below", "direction changed since"),
+        ("id: ours-wins", "id: ours-wins\n  kind: primary", "kind changed since"),
+        ("id: ours-wins", "id: ours-win", "'ours-wins': is gone since"),
+        ("- quick", "- real", "'ours-wins': is gone since"),
+    ],
+)
+def test_a_claim_that_was_loosened_is_not_accepted_until_the_deviations_name_it(demo, old, new, told, how):
+    demo.edit(chapters.card_path("demo"), old, new)
+    before = chapters.evidence_path("demo", "quick").read_bytes()
+    admit(demo, "ours-wins-too")
+    status, output = demo.press("accept", "demo", *how)
+    assert status == 2
+    assert told in output
+    assert "say in the chapter's Deviations what was changed and why" in output
+    assert chapters.evidence_path("demo", "quick").read_bytes() == before
+    admit(demo)
+    assert demo.press("accept", "demo", *how)[0] == 0
+
+
+def test_what_decides_no_verdict_is_accepted_without_a_word_in_the_deviations(demo):
+    demo.edit(chapters.card_path("demo"), "Table 1", "Table 2")
+    assert demo.press("accept", "demo", "--rejudge")[0] == 0
 
 
 def test_an_edited_record_is_no_record_and_an_edited_notebook_is_stale(demo):
@@ -553,6 +592,7 @@ def test_evidence_is_judged_again_without_a_run_and_no_number_moves(demo):
     demo.edit("fedlib/toy.py", "0.01", "0.02")
     before = reference.committed("demo", "quick")
     demo.edit(chapters.card_path("demo"), "least: 0.3", "least: 0.6")
+    admit(demo)
     assert demo.press("accept", "demo")[0] == 2, "the code has changed since the run"
     status, output = demo.press("accept", "demo", "--rejudge")
     assert status == 0, output
@@ -600,3 +640,19 @@ def test_when_one_primary_claim_moves_the_others_are_not_blamed(demo):
     kept["claims"]["one"]["verdict"] = "holds"
     (found,) = checks.faults(card("primary"), kept)
     assert "claim 'one': its verdict does not follow" in found
+
+
+def test_a_card_that_moved_after_its_evidence_is_not_published(demo):
+    assert website.unpublishable() == []
+    demo.edit(chapters.card_path("demo"), "least: 0.3", "least: 0.1")
+    (told,) = website.unpublishable()
+    assert told.startswith(
+        "demo: quick, claim 'ours-wins': least was 0.3 when it was accepted, is 0.1 now; accept again"
+    )
+
+
+def test_a_run_of_a_changed_method_is_no_evidence_even_where_its_record_is_good(demo):
+    record = records.read("demo", "quick")
+    published = records.published(json.loads(chapters.executed_path("demo", "quick").read_text()))
+    with pytest.raises(PressError, match=r"demo: fedlib\.losses\.kd changed while it ran \(%%method\)"):
+        reference.build(cards.load("demo"), record, published | {"changed": ["fedlib.losses.kd"]})

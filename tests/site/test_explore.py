@@ -113,7 +113,7 @@ def with_figure(book: Book, body: str) -> None:
 def test_the_directive_draws_the_evidence_of_its_chapter(book):
     with_figure(book, "parameter: which\nvalues: {ize: one, ize2: two}\nrows:\n  small: s{}\n")
     book.execute()
-    assert "mini has no metric 'size2'. Did you mean 'size'" in book.build()[1]
+    assert "mini has no metric 'size2'; most like it: size" in book.build()[1]
     book.edit("papers/mini/chapter.md", "{ize: one, ize2: two}", "{ize: one, size: two}")
     book.edit("papers/mini/chapter.md", "s{}", "{}")
     assert "mini has no metric 'ize'" in book.build()[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import nbformat
 import pytest
 
@@ -11,6 +13,7 @@ SITE = "https://example.org/book/"
 PAGE = f"{SITE}papers/feddf/chapter.html"
 MCMAHAN, LIN = "https://arxiv.org/abs/1602.05629", "https://arxiv.org/abs/2006.07242"
 OTHER = f"[(fedbn-layer)]({SITE}papers/fedbn/chapter.html#equation-fedbn-layer)"
+TURNED = "parameter: a\nvalues: [fedavg, feddf]\nrows: {A: 'accuracy/{}'}"
 EQUATION = "$$\na = b . % cheap\n$$ (feddf-one)"
 
 
@@ -43,7 +46,7 @@ def tell() -> plain.Plain:
         ("{doc}`the primer </papers/fedavg/chapter>`", f"[the primer]({SITE}papers/fedavg/chapter.html)"),
         ("(here)=\n## Here", "## Here"),
         ("the paper's [$x$]{.theirs}", "the paper's $x$"),
-        ("```{explore}\nrows: {}\n```", f"*On the page: [a figure to turn]({PAGE})*"),
+        (f"```{{explore}} x\n{TURNED}\n```", f"*On the page: [a figure to turn]({PAGE})*"),
         ("a\n\n```{equation} feddf-one\n:test: t\n```\n\nb", "a\n\nb"),
         ("```{equation} feddf-one\n:cell: gap\n```", "*In code, (1) is `gap` in a cell of this notebook.*"),
         (
@@ -55,7 +58,10 @@ def tell() -> plain.Plain:
             "<details><summary>Answer</summary>\n\nNo: −1.2 points of 1-2, pre-2.\n\n</details>",
         ),
         ("```{margin}\nOne.\n\nTwo.\n```", "> One.\n>\n> Two."),
-        ("````{admonition} Two\n```{explore}\n```\n````", f"**Two**\n\n*On the page: [a figure to turn]({PAGE})*"),
+        (
+            f"````{{admonition}} Two\n```{{explore}} x\n{TURNED}\n```\n````",
+            f"**Two**\n\n*On the page: [a figure to turn]({PAGE})*",
+        ),
         ("```bash\nmake book\n```", "```bash\nmake book\n```"),
     ],
 )  # fmt: skip
@@ -64,7 +70,7 @@ def test_myst_becomes_plain_markdown(tell, myst, expected):
 
 
 def test_a_number_that_the_run_did_not_give_is_an_error(tell):
-    with pytest.raises(KeyError, match="loss"):
+    with pytest.raises(ValueError, match="no output 'loss'"):
         tell("{glue:text}`loss`")
 
 
@@ -77,7 +83,7 @@ def test_what_the_chapter_cites_is_listed_with_links(tell):
 
 def test_card_claims_and_evidence_are_tables(tell):
     card = tell("```{card}\n```")
-    assert card.startswith("|  |  |\n| --- | --- |\n| **Paper** | ")
+    assert card.startswith("| About | this chapter |\n| --- | --- |\n| **Paper** | ")
     assert f"[this chapter, with previews and all runs]({PAGE})" in card
     claims = tell("```{claims}\n```").splitlines()
     assert claims[0].startswith("| Claim | The paper | ")
@@ -90,3 +96,37 @@ def test_card_claims_and_evidence_are_tables(tell):
 def test_a_pattern_that_no_metric_matches_is_an_error(tell):
     with pytest.raises(ValueError, match="no metric of feddf at the real profile matches 'nothing/"):
         tell("```{evidence} real\n:metrics: nothing/*\n```")
+
+
+@pytest.mark.parametrize(
+    ("myst", "complaint"),
+    [
+        ("{verdcit}`beats-fedavg`", "no role 'verdcit'; most like it: verdict"),
+        ("It holds {verdict}``.", r"{verdict} is empty"),
+        ("{term}`clientt`", r"no term 'clientt' in book/pages/glossary\.md; most like it: client"),
+        (
+            "{cite}`karimireddy2020scafold`",
+            "cited work 'karimireddy2020scafold' is not in .* like it: karimireddy2020sca",
+        ),
+        ("{eq}`feddf-onne`", "no equation 'feddf-onne'; most like it: .*feddf-one"),
+        ("{eq}`nowhere`", "no equation 'nowhere'"),
+        ("```{evidence} reel\n```", "unknown profile 'reel': expected one of quick, real, full"),
+        ("```{evidense} real\n```", "no directive 'evidense'; most like it: evidence"),
+        ("```{claims} al\n```", r"{claims} al: expected nothing"),
+        ("```{explore} x\nparameter: a\nvalues: [1, 2]\nrow: {A: 'a/{}'}\n```", "no field 'row'"),
+        (
+            "```{explore} x\nparameter: a\nvalues: [1, 2]\nrows: {A: 'accuracyy/{}'}\n```",
+            "feddf has no metric 'accuracyy/1'; most like it: accuracy",
+        ),
+    ],
+)
+def test_what_does_not_exist_is_named_with_the_nearest(tell, myst, complaint):
+    with pytest.raises((ValueError, LookupError), match=complaint):
+        tell(myst)
+
+
+def test_verdicts_of_all_profiles_stand_in_brackets():
+    """Behind a sentence, in a notebook, they read as what they are."""
+    claim = press.card("moon").claims[2].id
+    text = plain.measured("moon", "")(f"MOON is ahead. {{verdict}}`{claim}`")
+    assert re.fullmatch(r"MOON is ahead\. \*\((?:full|real|quick): [a-z ]+(?:; (?:real|quick): [a-z ]+)*\)\*", text)

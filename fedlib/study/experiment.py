@@ -119,6 +119,10 @@ class Experiment(Generic[S]):
         """Choose the best of each method's grid on held-out samples and seeds of their own (:func:`tuning.tune`)."""
         return tuning.tune(self, methods, **options)
 
+    def tune_by_each(self, methods: Mapping[str, tuning.Grid], **options: Any) -> dict[str, dict[str, Method]]:
+        """The same by several columns, from the same trials (:func:`tuning.tune_by_each`)."""
+        return tuning.tune_by_each(self, methods, **options)
+
     def _tell(self, where: str, changes: Mapping[str, Any]) -> None:
         """Put the changes of a comparison into the evidence. Raises ValueError where they have no name, or the name
         stands for others.

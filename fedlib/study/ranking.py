@@ -39,7 +39,7 @@ def _chance(gaps: Sequence[float]) -> float:
 
     if len(gaps) < 2 or not any(gaps):
         return 1.0
-    if max(gaps) == min(gaps):
+    if max(gaps) - min(gaps) < 1e-9:  # alike but for rounding
         return 2 * 0.5 ** len(gaps)
     return float(ttest_1samp(gaps, 0.0).pvalue)
 

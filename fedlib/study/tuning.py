@@ -67,22 +67,35 @@ def tune(
     methods: Mapping[str, Grid],
     where: str = "",
     *,
+    by: str = "accuracy",
+    **options: Any,
+) -> dict[str, terms.Method]:
+    """The best trial of each method, by the mean of the column ``by``; options are those of :func:`tune_by_each`."""
+    return tune_by_each(experiment, methods, where, by=(by,), **options)[by]
+
+
+def tune_by_each(
+    experiment: Experiment[Any],
+    methods: Mapping[str, Grid],
+    where: str = "",
+    *,
+    by: Sequence[str],
     seeds: int = 3,
     share: float = 0.2,
-    by: str = "accuracy",
     lower: bool = False,
     chance: float | None = None,
     unequal: str = "",
     watch: Watch = (),
     **changes: Any,
-) -> dict[str, terms.Method]:
-    """The best trial of each method, by the mean of the column ``by`` over the last rounds and the tuning seeds.
+) -> dict[str, dict[str, terms.Method]]:
+    """The best trial of each method for every column in ``by``, by its mean over the last rounds and the tuning seeds.
 
-    A random ``share`` of the training samples of every tuning seed is held out and judges; the test set is not touched,
-    and no run is judged on these seeds. ``lower``: less is better. A seed that diverges, or that is worse than it,
-    scores ``chance`` (one over the number of classes for an accuracy; needed for anything else), and its trial goes on.
-    All trials play all rounds. The first of equal trials is taken. ``changes`` are those of the setting, and ``where``
-    its name.
+    The trials are the same for all columns, and played once. A random ``share`` of the training samples of every tuning
+    seed is held out and judges, and no run is judged on these seeds. The test set of a tuning seed is not touched;
+    where every seed draws its sets from one pool (``redraw``), it may share images with the test sets that judge.
+    ``lower``: less is better. A seed that diverges, or that is worse than it, scores ``chance`` (one over the number of
+    classes for an accuracy; needed for anything else), and its trial goes on. All trials play all rounds. The first of
+    equal trials is taken. ``changes`` are those of the setting, and ``where`` its name.
 
     The grid, the scores of every seed, the changes and the choice become evidence. Methods have equally many trials;
     ``unequal`` says why, where they have not, and stands in the evidence, too. Raises ValueError without it, and where
@@ -91,38 +104,48 @@ def tune(
     counts = {name: len(one.trials) for name, one in methods.items()}
     if len(set(counts.values())) > 1 and not unequal.strip():
         raise ValueError(f"methods have unequal numbers of trials, {counts}: give each as many, or say why (unequal=)")
-    if chance is None and by != "accuracy":
-        raise ValueError(f"what does a run score whose {by!r} cannot be had, because it diverged? Say it by chance=")
+    if chance is None and (other := next((column for column in by if column != "accuracy"), None)):
+        raise ValueError(f"what does a run score whose {other!r} cannot be had, because it diverged? Say it by chance=")
     setting, own = experiment._varied(changes), [FIRST + i for i in range(require.whole("seeds", seeds, 1))]
     if judges := sorted({*own} & {*experiment.seeds}):
         raise ValueError(f"seeds {', '.join(map(str, judges))} tune and judge; give the run seeds below {FIRST}")
     changed = terms.differing(experiment.setting, changes)
-    chosen = {}
+    worst = 1 / _classes(setting) if chance is None else chance
+    better = min if lower else max
+    chosen: dict[str, dict[str, terms.Method]] = {column: {} for column in by}
     for name, one in methods.items():
-        rows = []
+        kept = []
         for trial in one.trials:
             way = terms.made(name, one.method, trial)
             scores = partial(_scores, setting, way, experiment.device, share, by, watch)
             label = ", ".join(f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in trial.items())
             key = f"tuning{' ' * bool(where)}{where}/{name}/{label}"
-            kept = experiment.run.each(key, scores, seeds=own, at_once=setting.at_once)
-            worst = chance if chance is not None else 1 / _classes(setting)
-            found = [worst if v is None else (min if lower else max)(v, worst) for v in kept.values()]
-            rows.append(trial | {"score": sum(found) / len(found), "scores": list(kept.values())})
-        best = (min if lower else max)(range(len(rows)), key=lambda i: rows[i]["score"])
-        trial = one.trials[best]
-        chosen[name] = terms.made(name, one.method, trial)
-        about = {"chosen": trial, "edges": one.edges(trial), "trials": rows, "seeds": own, "by": by}
-        reasons = "; ".join(dict.fromkeys(r.strip() for r in (unequal, one.unequal) if r.strip()))
-        about |= {"unequal": reasons} if reasons else {}
-        about |= {"changes": changed} if changed else {}
-        experiment.run.tuning[f"{name}, {where}" if where else name] = about
+            kept.append(experiment.run.each(key, scores, seeds=own, at_once=setting.at_once))
+        for place, column in enumerate(by):
+            seen = [[row[place] for row in trial.values()] for trial in kept]
+            floored = [[worst if v is None else better(v, worst) for v in row] for row in seen]
+            means = [sum(row) / len(own) for row in floored]
+            best = better(range(len(means)), key=means.__getitem__)
+            trial = one.trials[best]
+            chosen[column][name] = terms.made(name, one.method, trial)
+            rows = [t | {"score": m, "scores": row} for t, m, row in zip(one.trials, means, seen, strict=True)]
+            about = {"chosen": trial, "edges": one.edges(trial), "trials": rows, "seeds": own, "by": column}
+            reasons = "; ".join(dict.fromkeys(r.strip() for r in (unequal, one.unequal) if r.strip()))
+            about |= {"unequal": reasons} if reasons else {}
+            about |= {"changes": changed} if changed else {}
+            experiment.run.tuning[", ".join(filter(None, (name, where, f"by {column}" * (place > 0))))] = about
     return chosen
 
 
 def _scores(
-    setting: Federated, method: terms.Method, device: str, share: float, by: str, watch: Watch, seeds: list[int]
-) -> list[float | None]:
+    setting: Federated,
+    method: terms.Method,
+    device: str,
+    share: float,
+    by: Sequence[str],
+    watch: Watch,
+    seeds: list[int],
+) -> list[list[float | None]]:
     """Scores of some seeds, side by side; where one diverges each is played alone, and has None."""
     from fedlib.study.experiment import train
     from fedlib.study.setting import vary
@@ -136,11 +159,12 @@ def _scores(
         results = train(varied, method, seeds, device, watch, samples=samples)
     except ArithmeticError:
         if len(seeds) == 1:
-            return [None]
+            return [[None] * len(by)]
         return [_scores(setting, method, device, share, by, watch, [s])[0] for s in seeds]
-    if by not in (last := results[0]["last"]):
-        raise KeyError(f"by = {by!r}: nobody looked at such a column; there are {', '.join(last)}")
-    return [result["last"][by] for result in results]
+    last = results[0]["last"]
+    if missing := [column for column in by if column not in last]:
+        raise KeyError(f"by = {missing[0]!r}: nobody looked at such a column; there are {', '.join(last)}")
+    return [[result["last"][column] for column in by] for result in results]
 
 
 def _classes(setting: Federated) -> int:

@@ -4,6 +4,9 @@ On the kind of machine on which the reference was measured a run gives the same 
 processor last digits differ, and training may make much of them: there a number may move by :data:`SLACK` times what
 :mod:`book.drift` measured for its family of metrics, as long as that stays below the spread of its seeds. A number that
 moves by more than its seeds differ cannot be compared on another processor, and is counted as such.
+
+Committed evidence is checked for what contradicts itself, its card or the data this book knows. Values that were made
+up, with all that follows from them, contradict nothing: only a fresh run on the same kind of machine shows them.
 """
 
 from __future__ import annotations
@@ -201,6 +204,7 @@ def faults(card: cards.Card, evidence: Evidence) -> list[str]:
     ]
     if evidence["provenance"]["hash"] != freshness.digest(evidence["dependencies"]):
         found.append("provenance: the hash is not that of the dependencies; only accept may write them")
+    found += _origin(evidence)
     claims = {c.id: c for c in card.claims if evidence["profile"] in c.profiles}
     for claim in claims.values():
         for name in (n for n in (claim.metric, claim.against) if n and claim.unit == "accuracy"):
@@ -225,6 +229,24 @@ def faults(card: cards.Card, evidence: Evidence) -> list[str]:
                 found.append(f"claim {name!r}: {text}; accept again, and state it in the chapter's deviations")
         if name not in unsure and not _same(kept, results[name]):
             found.append(f"claim {name!r}: its verdict does not follow from the metrics; only accept may write it")
+    return found
+
+
+def _origin(evidence: Evidence) -> list[str]:
+    """What no run with default parameters on this book's data can have left in its evidence."""
+    found, told = [], evidence["dependencies"]
+    if told["parameters"] != (wanted := {"profile": evidence["profile"]}):
+        found.append(
+            f"dependencies: the parameters are {told['parameters']}, not {wanted}: not a run with the defaults"
+        )
+    seeds = evidence.get("setting", {}).get("seeds")
+    if isinstance(seeds, int) and seeds != len(evidence["seeds"]):
+        found.append(f"setting: seeds is {seeds}, but the metrics have {len(evidence['seeds'])}")
+    for name, sha in told["data"].items():
+        path = chapters.ROOT / "data" / f"{name}.yml"
+        facts = cards.read_yaml(path) if path.exists() else {}
+        if facts.get("loader") == "embedded" and sha.removeprefix("unknown:") not in facts["sha256"]:
+            found.append(f"dependencies: the data set {name!r} is not that of data/{name}.yml ({sha[:12]}…)")
     return found
 
 

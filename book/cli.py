@@ -115,7 +115,11 @@ def edition(
 
 @app.command()
 def check(slugs: Slugs = None, profile: Profile = "quick") -> None:
-    """Compare fresh runs with the committed evidence, and print the claims."""
+    """Compare fresh runs with the committed evidence, and print the claims.
+
+    Committed evidence must fit itself, the card and the data. That its values were measured at all, only a fresh run
+    on the same kind of machine can show.
+    """
     from book import checks, tables
 
     found = checks.check(slugs or [], chapters.require_profile(profile))
@@ -139,7 +143,7 @@ def accept(
     """Make fresh runs the committed reference (at smoke: the golden notebook, too)."""
     chapters.require_profile(profile)
     faults = []
-    for slug in [chapters.require(slug) for slug in slugs]:
+    for slug in dict.fromkeys([chapters.require(slug) for slug in slugs]):
         try:
             (_rejudge if rejudge else _accept)(slug, profile)
         except PressError as error:
@@ -197,6 +201,15 @@ def new(slug: Annotated[str, typer.Argument(help="Slug of the new chapter, such 
     for path in scaffold.create(slug):
         say(f"written: {path}")
     say(scaffold.NEXT.format(slug=slug))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def lint(arguments: Annotated[list[str] | None, typer.Argument(help="As of python -m book.lint.")] = None) -> None:
+    """Check the code of chapters: the same as python -m book.lint."""
+    from book import lint
+
+    if status := lint.main(arguments or []):
+        raise typer.Exit(status)
 
 
 @app.command("list")

@@ -6,6 +6,9 @@ import errno
 from difflib import SequenceMatcher
 from typing import NoReturn
 
+LIKE = 0.5  # of 1: names that are less like each other are no slip of the pen
+MANY = 20  # as many names may stand in a message
+
 
 class PressError(Exception):
     """Something that the reader of the message can put right: says what was wrong, where, and what to do."""
@@ -27,8 +30,17 @@ def cannot(doing: str, path: object, error: OSError) -> NoReturn:
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """The known name most like `name`, as the tail of a message: " Did you mean 'feddf'? Known: ..."."""
+    """The tail of a message on an unknown name: " Did you mean 'feddf'? Known: ...". A name that is unlike all has no
+    such question, and of many known ones only the four nearest are listed.
+    """
     if not known:
         return " There is none yet."
-    best = max(known, key=lambda k: SequenceMatcher(None, name.lower(), k.lower()).ratio())
-    return f" Did you mean {best!r}? Known: {', '.join(known)}."
+
+    def likeness(other: str) -> float:
+        return SequenceMatcher(None, name.lower(), other.lower()).ratio()
+
+    best = max(known, key=likeness)
+    question = f" Did you mean {best!r}?" if likeness(best) >= LIKE else ""
+    if len(known) <= MANY:
+        return f"{question} Known: {', '.join(known)}."
+    return f"{question} Of {len(known)} known, the nearest: {', '.join(sorted(known, key=likeness, reverse=True)[:4])}."

@@ -85,7 +85,7 @@ def check(slug: str, given: list[str], seeds: int | None = None) -> dict[str, Li
     for text in given:
         name, equals, value = text.partition("=")
         name = name.strip()
-        if not equals:
+        if not equals or not name:
             raise PressError(f"-p {text!r}: expected name=value, as in -p alpha=0.1")
         if name == "profile":
             raise PressError("-p profile=...: choose the profile with --profile, as in --profile real")

@@ -47,6 +47,8 @@ def create(slug: str) -> list[Path]:
     """
     if not re.fullmatch(cards.SLUG.strip("^$"), slug):
         raise PressError(f"{slug!r} cannot be a slug: small letters, digits and hyphens, as in per-fedavg")
+    if (chapters.ROOT / slug).is_dir():
+        raise PressError(f"{slug!r} cannot be a slug: it is a folder of the book itself; take another, as per-fedavg")
     paths = [chapters.chapter_path(slug), chapters.card_path(slug)]
     if there := [p for p in paths if p.exists()]:
         raise PressError(f"{there[0]} is there already; `new` never overwrites")

@@ -1,6 +1,8 @@
 """Chapters are linted and formatted like any code, and are told by the line of chapter.md."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,16 @@ def test_cells_are_those_that_jupytext_reads():
         cells = blocks.code_cells(chapters.chapter_path(slug).read_text())
         read = chapters.code_cells(chapters.read(slug))
         assert [(c.text.strip(), c.tags) for c in cells] == [(c.source.strip(), chapters.tags(c)) for c in read]
+
+
+def test_the_press_lints_too_and_a_wrong_slug_ends_with_2(linted):
+    linted.add("demo")
+    linted.press("lint", "demo", "--format")
+    assert linted.press("lint", "demo")[0] == 0
+    status, output = linted.press("lint", "demmo")
+    assert status == 2
+    assert "there is no chapter 'demmo'" in output
+    call = [sys.executable, "-m", "book.lint", "demmo"]
+    done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no chapter 'demmo'")

@@ -89,3 +89,10 @@ def test_nothing_is_overwritten(tree):
     with pytest.raises(PressError, match="is there already"):
         scaffold.create("demo")
     assert chapters.chapter_path("demo").read_bytes() == before
+
+
+def test_a_folder_of_the_book_is_no_slug(tree):
+    status, output = tree.press("new", "fedlib")
+    assert status == 2
+    assert "'fedlib' cannot be a slug: it is a folder of the book itself" in output
+    assert not (tree.root / "papers" / "fedlib").exists()

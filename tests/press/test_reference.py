@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from book import cards, chapters, checks, drift, files, judging, records, reference, website
+from book import cards, chapters, checks, drift, files, freshness, judging, records, reference, website
 from book.errors import PressError
 
 
@@ -306,6 +306,11 @@ def test_evidence_edited_by_hand_is_found_out(demo):
         reference.committed("demo", "quick")
 
 
+def rehash(content):
+    """Let the hash be that of the dependencies, as a forger would."""
+    content["provenance"]["hash"] = freshness.digest(content["dependencies"])
+
+
 FORGERIES = {
     "a mean": (lambda e: e["metrics"]["score/ours"].update(mean=0.52), "statistics do not follow from its values"),
     "a verdict": (lambda e: e["claims"]["ours-wins"].update(verdict="open"), "its verdict does not follow"),
@@ -321,12 +326,23 @@ FORGERIES = {
         lambda e: e["metrics"]["score/ours"]["values"].update({"0": 1.5}),
         "statistics do not follow",
     ),
+    "other parameters": (
+        lambda e: (e["dependencies"]["parameters"].update(rate=9.0), rehash(e)),
+        "the parameters are {'profile': 'quick', 'rate': 9.0}, not {'profile': 'quick'}",
+    ),
+    "fewer seeds than set": (lambda e: e.update(setting={"seeds": 8}), "seeds is 8, but the metrics have 3"),
+    "other data": (
+        lambda e: (e["dependencies"]["data"].update(digits="f" * 64), rehash(e)),
+        "the data set 'digits' is not that of data/digits.yml (ffffffffffff…)",
+    ),
     "a field more": (lambda e: e.update(note="ok"), "no evidence: note"),
 }
 
 
 @pytest.mark.parametrize(("change", "message"), FORGERIES.values(), ids=FORGERIES.keys())
 def test_a_forgery_with_a_checksum_of_its_own_is_found_out_where_it_contradicts_itself(demo, change, message):
+    (demo.root / "data").mkdir()
+    (demo.root / "data" / "digits.yml").write_text("loader: embedded\nsha256: [aa]\n")
     if message.endswith("mean"):
         path = chapters.evidence_path("demo", "quick")
         path.write_text(path.read_text().replace('"mean": 0.51', '"mean": Infinity'))

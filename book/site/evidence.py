@@ -5,13 +5,17 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
+from docutils import nodes
 from docutils.nodes import Node
 from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 
 from book import expressions
 from book.site import card, elements, press
 from book.site.rebuild import BookDirective
+
+MOST = 8  # rows that a page shows unfolded
 
 
 class EvidenceDirective(BookDirective):
@@ -25,9 +29,37 @@ class EvidenceDirective(BookDirective):
         if slug is None:
             raise self.error("evidence is shown in papers/<slug>/chapter.md; this page is not a chapter")
         try:
-            return shown(slug, profile, self.options.get("metrics", "*"))
+            table, *rest = shown(slug, profile, self.options.get("metrics", "*"))
         except ValueError as problem:
             raise self.error(str(problem)) from None
+        folded = fold(table, slug) if isinstance(table, nodes.table) else None
+        return [table, *rest] if folded is None else [folded, *self.details(table), *rest]
+
+    def details(self, table: nodes.table) -> list[Node]:
+        """The whole table behind a line that folds out."""
+        frame = nodes.container()
+        title = f"All {len(rows_of(table))} metrics"
+        lines = StringList([f"````{{dropdown}} {title}", "place", "````"], self.env.docname)
+        self.state.nested_parse(lines, self.content_offset, frame)
+        next(node for node in frame.findall(nodes.paragraph) if node.astext() == "place").replace_self(table)
+        return list(frame.children)
+
+
+def rows_of(table: nodes.table) -> list[nodes.row]:
+    """The rows below the head."""
+    return list(next(iter(table.findall(nodes.tbody))).children)
+
+
+def fold(table: nodes.table, slug: str) -> nodes.table | None:
+    """The rows that a page shows of a long table: those of metrics that claims judge first; None for a short one."""
+    if len(rows_of(table)) <= MOST:
+        return None
+    judged = {name for claim in press.card(slug).claims for name in (claim.metric, claim.against)}
+    short = table.deepcopy()
+    body = next(iter(short.findall(nodes.tbody)))
+    first = sorted(body.children, key=lambda row: next(iter(row.findall(nodes.literal))).astext() not in judged)
+    body.children = first[:MOST]
+    return short
 
 
 def shown(slug: str, profile: str, wanted: str) -> list[Node]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from docutils import nodes
 from miniature import CARD, PAGE, PNG, PNG_TEXT, Book, text_of
 
 from book import chapters, records, reference
-from book.site import executed
+from book.site import evidence, executed, press
 
 
 @pytest.fixture
@@ -219,3 +220,24 @@ def test_graft_counts_cells_without_a_partner():
         cell.outputs = []
     assert executed.graft(mine, done) == 1
     assert [[o.text for o in c.outputs] for c in mine.cells] == [["of a = 1  # one"], [], ["of c = 3"]]
+
+
+def test_a_long_table_shows_what_claims_judge_and_folds_the_rest(book, monkeypatch):
+    monkeypatch.setattr(evidence, "MOST", 0)
+    book.execute()
+    html = book.build()[0][PAGE]
+    tables = re.findall(r'<table class="[^"]*\bevidence\b.*?</table>', html, re.DOTALL)
+    assert tables[0].count("<tr") == 1
+    assert tables[1].count("<tr") == 2
+    assert re.search(r"<details.*?All \d+ metrics.*?</details>", html, re.DOTALL)
+
+
+def test_the_rows_of_a_long_table_are_those_that_claims_judge():
+    table = evidence.shown("moon", "quick", "*")[0]
+    short = evidence.fold(table, "moon")
+    names = [next(iter(row.findall(nodes.literal))).astext() for row in evidence.rows_of(short)]
+    judged = {name for claim in press.card("moon").claims for name in (claim.metric, claim.against)}
+    assert len(names) == evidence.MOST
+    assert set(names) <= judged
+    assert len(evidence.rows_of(table)) > evidence.MOST, "the whole one stays as it is"
+    assert evidence.fold(evidence.shown("moon", "quick", "accuracy/moon")[0], "moon") is None

@@ -31,6 +31,5 @@ def test_a_folded_cell_says_what_it_defines(tmp_path, monkeypatch):
     book.edit("papers/mini/chapter.md", "```{code-cell} ipython3\n1 + 1", cell + "```{code-cell} ipython3\n1 + 1")
     book.execute()
     page = book.build()[0][PAGE]
-    assert "Show code: hidden" in [
-        text_of(words).strip() for words in re.findall(r"<summary.*?</summary>", page, re.DOTALL)
-    ]
+    summaries = map(text_of, re.findall(r"<summary.*?</summary>", page, re.DOTALL))
+    assert any("Show code: hidden" in words for words in summaries)

@@ -46,7 +46,22 @@ def read(text: str) -> nbformat.NotebookNode:
         if press.state(slug).kind != "fresh":
             fill_gaps(notebook, text)
         folded.name(notebook)
+        lead(notebook)
     return notebook
+
+
+def lead(notebook: nbformat.NotebookNode) -> None:
+    """Show what the cell tagged ``lead-output`` has put out before the first code: the answer of the page."""
+    cells = code_cells(notebook)
+    led = next((cell for cell in cells if "lead-output" in cell.metadata.get("tags", [])), None)
+    if led is None or not led.get("outputs"):
+        return
+    shown = nbformat.v4.new_code_cell(outputs=led.outputs, metadata={"tags": ["remove-input"]})
+    led.outputs = []
+    place = notebook.cells.index(cells[0])
+    notebook.cells.insert(place, shown)
+    lines = notebook.metadata.source_map  # of each cell
+    lines.insert(place, lines[place])
 
 
 def graft(notebook: nbformat.NotebookNode, done: nbformat.NotebookNode) -> int:

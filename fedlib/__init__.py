@@ -6,6 +6,8 @@ Sub-modules are imported on first use, so that ``import fedlib`` costs nothing.
 import importlib
 from typing import Any
 
+from fedlib import original as original  # light, and always there: it tells whether fedlib is as its files have it
+
 __version__ = "0.1.0"
 
 _MODULES = (

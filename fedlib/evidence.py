@@ -30,6 +30,8 @@ MIME = "application/vnd.fedlib.evidence+json"
 GLUE_PREFIX = "application/papermill.record/"
 PROFILES = ("smoke", "quick", "real", "full")
 
+_QUOTABLE = re.compile(r"[^\s@|`]+")  # what may be the name of a metric
+
 T = TypeVar("T")
 
 
@@ -188,11 +190,13 @@ class Run:
         return kept
 
     def record(self, metric: str, seed: int, value: float) -> None:
-        """Note one number. Raises ValueError when it is not finite, the seed is foreign, or it was noted already,
-        TypeError for what is no number or no seed.
+        """Note one number. Raises ValueError when it is not finite, the name cannot be quoted, the seed is foreign, or
+        it was noted already, TypeError for what is no number or no seed.
         """
-        if isinstance(value, str | bytes):
-            raise TypeError(f"metric {metric!r}, seed {seed}: {value!r} is not a number")
+        if not _QUOTABLE.fullmatch(metric):
+            raise ValueError(f"{metric!r} is no name of a metric: prose quotes it, so no space, @, | or ` stands in it")
+        if value is None or isinstance(value, str | bytes) or type(value).__name__ in ("bool", "bool_"):
+            raise TypeError(f"metric {metric!r}, seed {seed}: expected a number, got {value!r}")
         value, seed = float(value), index(seed)
         if not math.isfinite(value):
             raise ValueError(f"metric {metric!r}, seed {seed}: {value} is not a finite number")
@@ -239,7 +243,8 @@ class Run:
         """Everything measured and what it depends on, JSON-able.
 
         ``changed`` names the definitions of fedlib that were not the book's while it ran
-        (:mod:`fedlib.study.method`); it is there only if some were, and no such run can become a reference.
+        (:mod:`fedlib.study.method`), or are not at its end, however that came (:mod:`fedlib.original`); it is there
+        only if there are some, and no such run can become a reference.
         """
         loaded = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "fedlib" and m is not None}
         loading = loaded.get("fedlib.data.loading")
@@ -247,7 +252,10 @@ class Run:
         devices, choice = loaded.get("fedlib.devices"), loaded.get("fedlib.choice")
         precisions = sorted(self._precisions.union(_precisions()))
         method = loaded.get("fedlib.study.method")
-        changed = method.changed(since=self._began) if method else []
+        told = method.changed(since=self._began) if method else []
+        original = loaded.get("fedlib.original")
+        replaced = original.changed() if original else []
+        changed = sorted({*told, *(n for n in replaced if not n.startswith(tuple(f"{t}." for t in told)))})
         versions = {"python": platform.python_version()}
         versions |= {n: m.__version__ for n in ("torch", "numpy", "sklearn") if (m := sys.modules.get(n))}
         return {
@@ -269,10 +277,13 @@ class Run:
 
     def publish(self) -> None:
         """Emit the evidence as an output of the current cell, with a table for the reader; a notebook that knows the
-        book's numbers (:mod:`fedlib.study.beside`) shows this run beside them.
+        book's numbers (:mod:`fedlib.study.beside`) shows this run beside them. Raises ValueError for a metric that
+        lacks a seed, or when there is none.
         """
         from IPython.display import display
 
+        if not self.metrics:
+            raise ValueError("nothing to publish: no metric was recorded")
         missing = {m: sorted(set(map(str, self.seeds)) - set(v)) for m, v in self.metrics.items()}
         gaps = [f"{m} (seeds {', '.join(s)})" for m, s in missing.items() if s]
         if gaps:

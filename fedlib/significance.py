@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 POWER = 0.8  # with which so many seeds would settle an open claim
 MOST_SEEDS = 100  # beyond it nobody would run them
@@ -88,34 +89,49 @@ def seeds_needed(placed: Placed, alpha: float = 0.025) -> int | None:
     """The least number of seeds with which some word but *open* would come out with a chance of ``POWER``.
 
     Mean and deviation are taken to be as measured. ``MOST_SEEDS + 1`` when no number up to ``MOST_SEEDS`` will do, None
-    when there is no spread. The power of a t-test: Student's t, not central.
+    when there is no spread. The words exclude each other, so their chances add up: given the deviation that the seeds
+    would show, a verdict is open while the mean lies in a band; the chance is averaged over that deviation.
     """
     import numpy as np
-    from scipy.stats import nct, t
+    from scipy.special import ndtr
 
     if placed.n < 2 or placed.sd == 0:
         return None
-    n = np.arange(2, MOST_SEEDS + 1)
-
-    def power(distance: float) -> np.ndarray:
-        """Of the test that the mean lies beyond a point at this distance on its near side."""
-        return nct.sf(t.ppf(1 - alpha, n - 1), n - 1, distance / placed.sd * np.sqrt(n))
-
+    n, half = _halves(alpha)
+    error, half = placed.sd / np.sqrt(n), placed.sd * half
     none = placed.least if placed.none is None else placed.none
-    margin, away = placed.least - none, abs(placed.mean - none)
-    chances = [power(abs(away - margin) if placed.within else away)]
-    if margin > away:
-        chances.append(power(margin - away) + power(margin + away) - 1)
-    enough = np.max(chances, axis=0) >= POWER
-    return int(n[enough][0]) if enough.any() else MOST_SEEDS + 1
+    margin, mean = placed.least - none, placed.mean - none
+    low = np.maximum(margin - half, 0.0)
+    high = margin + half if placed.within else half
+
+    def below(point: Any) -> Any:
+        return ndtr((point - mean) / error)
+
+    is_open = np.where(low < high, below(high) - below(low) + below(-low) - below(-high), 0.0)
+    enough = n[1 - is_open.mean(axis=1) >= POWER]
+    return int(enough[0, 0]) if enough.size else MOST_SEEDS + 1
+
+
+@cache
+def _halves(alpha: float) -> tuple[Any, Any]:
+    """Numbers of seeds, and for each the half-widths of intervals that are equally likely, for a deviation of 1."""
+    import numpy as np
+    from scipy.stats import chi2, t
+
+    n = np.arange(2, MOST_SEEDS + 1)[:, None]
+    seen = np.sqrt(chi2.ppf((np.arange(100) + 0.5) / 100, n - 1) / (n - 1))
+    return n, t.ppf(1 - alpha, n - 1) * seen / np.sqrt(n)
 
 
 def _beyond(placed: Placed, point: float, closed: bool = False) -> float:
-    """p-value of the statement that the mean lies beyond a point; ``closed``: or at it, where all values are equal."""
+    """p-value of the statement that the mean lies beyond a point; ``closed``: or at it, where all values are equal.
+
+    Values without spread say nothing of their deviation: then the sign test, of as many heads in a row.
+    """
     if placed.n < 2:
         return 1.0
     if placed.sd == 0:
-        return 0.0 if placed.mean > point or (closed and placed.mean == point) else 1.0
+        return 0.5**placed.n if placed.mean > point or (closed and placed.mean == point) else 1.0
     from scipy.stats import t  # slow to import, wanted only here
 
     return float(t.sf((placed.mean - point) / placed.sd * math.sqrt(placed.n), placed.n - 1))

@@ -6,8 +6,6 @@ caption, a cell whose picture has none gives a warning.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from typing import Any
 
 from docutils import nodes
@@ -21,7 +19,6 @@ from book.site.rebuild import BookDirective
 
 LOG = logging.getLogger(__name__)
 PICTURES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")  # as the site prefers them
-END = re.compile(r"(?<=[.!?])\s|(?<=[。！？])")
 SILENT = nodes.Invisible  # comments and targets between a cell and its caption
 
 
@@ -125,7 +122,7 @@ def refer(doctree: nodes.document, placed: list[cell_figure], labels: list[str],
             lead.parent.remove(lead)
             continue
         where = nodes.reference("", "how it was measured", refid=shown["ids"][0], internal=True)
-        said = elements.paragraph([*first_sentence(shown[-1]), " ", where])
+        said = elements.paragraph([*words_of(shown[-1]), " ", where])
         lead += [copy(picture), figure_caption("", said)]
 
 
@@ -182,17 +179,9 @@ def first_picture(shown: cell_figure) -> nodes.image | None:
     return None
 
 
-def first_sentence(caption: nodes.Element) -> list[Node]:
-    """The first sentence of a caption, without its number."""
-
-    def parts() -> Iterator[Node]:
-        for part in caption[0][1:]:
-            if isinstance(part, nodes.Text) and (end := END.search(part)):
-                yield nodes.Text(part[: end.start()])
-                return
-            yield copy(part)
-
-    return list(parts())
+def words_of(caption: nodes.Element) -> list[Node]:
+    """The first paragraph of a caption, without its number."""
+    return [copy(part) for part in caption[0][1:]]
 
 
 def copy(node: Any) -> Any:

@@ -91,8 +91,9 @@ def rows(card: Card, slug: str, document: str, paper_title: str = "") -> list[tu
 
 
 def claimed(card: Card, document: str, most: int = 3) -> list[Cell]:
-    """The first of the paper's own claims, with what came of each on the best evidence, and where another differs."""
-    own = [claim for claim in card.claims if claim.paper is not None]
+    """The primary claims, then others of the paper's own that can fail, with what came of each on the best evidence."""
+    first = [claim for claim in card.claims if claim.kind == "primary"]
+    own = first + [c for c in card.claims if c.paper is not None and c.kind not in ("primary", "identity")]
     return [[*best.verdict(press.best(card.slug, claim), document), " ", claim.statement] for claim in own[:most]]
 
 

@@ -21,7 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
-from book.site import elements, press
+from book.site import elements, folded, press
 
 LOG = logging.getLogger(__name__)
 QUOTED = re.compile(r"\{glue:text\}`([^`:]+)")
@@ -45,6 +45,7 @@ def read(text: str) -> nbformat.NotebookNode:
             reading["alts"].update(alternatives(done))
         if press.state(slug).kind != "fresh":
             fill_gaps(notebook, text)
+        folded.name(notebook)
     return notebook
 
 

@@ -47,7 +47,7 @@ TEXTS = {
         "figure": "figure: the quick run",
         "unwritten": "{n} not yet written",
         "quick numbers": "These numbers are of the quick run, on small embedded data.",
-        "larger differ": "Larger runs came to something else:",
+        "larger differ": "On larger data the verdict differs:",
         "more differ": "On {n} more the verdicts differ; see ",
         "claims": "Claims",
         "stop": ".",

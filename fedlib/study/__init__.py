@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .experiment import Experiment as Experiment, Method as Method, begin as begin, train as train
+    from .experiment import Experiment as Experiment, begin as begin, train as train
     from .figures import bars as bars, curves as curves, differences as differences, names as names, sweep as sweep
     from .runs import Result as Result, Runs as Runs
     from .server import WithServer as WithServer, fusions as fusions, received as received
@@ -28,15 +28,17 @@ if TYPE_CHECKING:
         vary as vary,
     )
     from .splits import IID as IID, Classes as Classes, Dirichlet as Dirichlet, Pooled as Pooled, Shards as Shards
+    from .terms import Method as Method
     from .tuning import Grid as Grid, grid as grid
 
 _HOME = {
-    **dict.fromkeys(("Experiment", "Method", "begin", "train"), "experiment"),
+    **dict.fromkeys(("Experiment", "begin", "train"), "experiment"),
     **dict.fromkeys(("bars", "curves", "differences", "names", "sweep"), "figures"),
     **dict.fromkeys(("Result", "Runs"), "runs"),
     **dict.fromkeys(("WithServer", "fusions", "received"), "server"),
     **dict.fromkeys(("Federated", "Samples", "Setting", "described", "vary"), "setting"),
     **dict.fromkeys(("IID", "Classes", "Dirichlet", "Pooled", "Shards"), "splits"),
+    "Method": "terms",
     **dict.fromkeys(("Grid", "grid"), "tuning"),
 }
 

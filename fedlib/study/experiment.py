@@ -11,28 +11,17 @@ from typing import Any, Generic, TypeVar
 from fedlib import evidence, require
 from fedlib.algorithms import FedAvg
 from fedlib.federation import Federation, Observer
-from fedlib.study import tuning
+from fedlib.study import terms, tuning
 from fedlib.study.runs import Measure, Result, Runs, summary
 from fedlib.study.setting import Federated, Samples, Setting, described, vary
 from fedlib.study.splits import Pooled
+from fedlib.study.terms import Method
 
 S = TypeVar("S", bound=Setting)
 Watch = Sequence[Callable[[Samples], Observer]]
 Finish = Callable[[Federation, Samples], Mapping[str, Any]]
-
-
-class Method:
-    """An algorithm in a comparison, with what is changed in the setting for it alone: ``Method(FedAvg(), lr=0.01)``.
-
-    ``algorithm`` may be a function of the seed: one that needs samples of its own, say.
-    """
-
-    def __init__(self, algorithm: FedAvg | Callable[[int], FedAvg], **changes: Any) -> None:
-        self.algorithm, self.changes = algorithm, changes
-
-    def of(self, seed: int) -> FedAvg:
-        """The algorithm for a seed: one object for all, unless it is a function of the seed."""
-        return self.algorithm if isinstance(self.algorithm, FedAvg) else self.algorithm(seed)
+Pair = tuple[Federation, Samples]
+METHODS, COMPARISONS = "of methods", "of comparisons"  # in the evidence's setting: no field can have these names
 
 
 def begin(
@@ -85,29 +74,40 @@ class Experiment(Generic[S]):
         watch: Watch = (),
         finish: Finish | None = None,
         ceiling: bool = False,
-        chance: float | None = None,
+        chance: Mapping[str, float] | None = None,
         **changes: Any,
     ) -> Runs:
         """Train every method on every seed, seeds side by side, and record what the ``measures`` read.
 
         All have the same samples, split, batches and first weights. ``changes`` are those of the setting, for this
-        comparison, which then has a name, ``where``. ``measures`` says what is recorded of each run: metric -> column
-        of the history (its mean over the last rounds), or function of the :class:`~fedlib.study.runs.Result`; by
-        default ``accuracy``. The metric is called ``accuracy/<method>``, and ``accuracy-<where>/<method>`` in a setting
-        with a name. ``watch`` adds observers, made of the samples; ``finish(federation, samples)`` may look at the
-        trained federation, and what it returns is ``found`` in the result. With ``ceiling``, one model is trained on
-        all clients' samples in one place, for as many epochs: the method ``pooled``. Training that diverges raises
-        ArithmeticError, unless ``chance`` says what such a run scores.
+        comparison, which then needs a name, ``where``; they become evidence, as does what a method has of its own
+        (:class:`~fedlib.study.terms.Method`). ``measures`` says what is recorded of each run: metric -> column of the
+        history (its mean over the last rounds), or function of the :class:`~fedlib.study.runs.Result`; by default
+        ``accuracy``. The metric is called ``accuracy/<method>``, ``accuracy-<where>/<method>`` in a setting with a
+        name, and as it says where it has a ``{}`` for the method. ``watch`` adds observers, made of the samples;
+        ``finish(federation, samples)`` may look at the trained federation, and what it returns is ``found`` in the
+        result. With ``ceiling``, one model is trained on all clients' samples in one place, for as many epochs: the
+        method ``pooled``. Training that diverges raises ArithmeticError, unless ``chance`` says what such a run scores
+        in each measure that it cannot have: ``{"accuracy": 0.1}``.
 
         What is done is kept (:meth:`fedlib.evidence.Run.each`): a run that was killed goes on.
         """
-        setting, runs = self._varied(changes), Runs(where) if chance is None else Runs(where, chance)
-        ways = {name: m if isinstance(m, Method) else Method(m) for name, m in methods.items()}
+        if isinstance(chance, int | float):
+            raise TypeError(
+                f"chance = {chance!r}: each measure has its own; give a mapping, such as {{'accuracy': 0.1}}"
+            )
+        setting, runs = self._varied(changes), Runs(where, chance or {})
+        self._tell(where, changes)
+        ways = {name: terms.named(name, m) for name, m in methods.items()}
         if ceiling:
-            ways["pooled"] = Method(FedAvg(), split=Pooled(), clients=1, participation=1.0)
+            why = "the ceiling: all samples in one place"
+            ways["pooled"] = Method(FedAvg(), split=Pooled(), clients=1, participation=1.0, unequal=why)
         for name, way in ways.items():
-            played = partial(_played, vary(setting, **way.changes), way, self.device, watch, finish, chance is not None)
             key = f"{name}, {where}" if where else name
+            if own := way.differs(setting):
+                self.run.setting.setdefault(METHODS, {})[key] = own
+            playing = partial(_played, name, vary(setting, **way.changes), way, self.device)
+            played = partial(playing, watch, finish, chance is not None)
             runs.add(name, self.run.each(key, played, at_once=setting.at_once))
         known = set(self.run.metrics)
         self.measure(runs, {"accuracy": "accuracy"} if measures is None else measures)
@@ -119,7 +119,23 @@ class Experiment(Generic[S]):
         """Choose the best of each method's grid on held-out samples and seeds of their own (:func:`tuning.tune`)."""
         return tuning.tune(self, methods, **options)
 
+    def tune_by_each(self, methods: Mapping[str, tuning.Grid], **options: Any) -> dict[str, dict[str, Method]]:
+        """The same by several columns, from the same trials (:func:`tuning.tune_by_each`)."""
+        return tuning.tune_by_each(self, methods, **options)
+
+    def _tell(self, where: str, changes: Mapping[str, Any]) -> None:
+        """Put the changes of a comparison into the evidence. Raises ValueError where they have no name, or the name
+        stands for others.
+        """
+        own = terms.differing(self.setting, changes)
+        if own and not where:
+            raise ValueError(f"{', '.join(own)}: another setting needs a name: compare(methods, 'name', ...)")
+        told = self.run.setting.setdefault(COMPARISONS, {}) if where else {}
+        if told.setdefault(where, own) != own:
+            raise ValueError(f"{where!r} names a setting with {told[where]}; one with {own} needs another name")
+
     def _varied(self, changes: Mapping[str, Any]) -> Federated:
+        terms.fixed(changes)
         setting = vary(self.setting, **changes)
         if not isinstance(setting, Federated):
             raise TypeError(f"{type(setting).__name__} is no study.Federated setting: there is nothing to federate")
@@ -129,10 +145,12 @@ class Experiment(Generic[S]):
 
     def measure(self, runs: Runs, measures: Mapping[str, Measure], methods: Iterable[str] | None = None) -> None:
         """Record further numbers of a comparison, as :meth:`compare` does, of all its methods or of some."""
+        chosen = list(runs if methods is None else methods)
         for metric, read in measures.items():
             name = f"{metric}-{runs.where}" if runs.where else metric
-            for method in runs if methods is None else methods:
-                self.record(f"{name}/{method}", runs.values(method, read))
+            whole = metric if "{}" in metric else f"{name}/{{}}"
+            for method in chosen:
+                self.record(whole.replace("{}", method), runs.values(method, read, metric))
 
     def record_found(self, runs: Runs, metric: str = "{name}/{method}") -> None:
         """Record all numbers that ``finish`` found, under names of that form; a name with a "/" is a whole metric."""
@@ -144,6 +162,9 @@ class Experiment(Generic[S]):
     def record(self, metric: str, values: Mapping[int, float] | Callable[[int], float]) -> None:
         """Record one number for each seed: a mapping from the seeds, or a function of the seed."""
         for s in self.seeds:
+            if not callable(values) and s not in values:
+                there = ", ".join(map(str, values)) or "none"
+                raise KeyError(f"metric {metric!r}: no value for seed {s}; the values are of the seeds {there}")
             self.run.record(metric, s, values(s) if callable(values) else values[s])
 
     def each(self, name: str, compute: Callable[[int], Any]) -> dict[int, Any]:
@@ -174,6 +195,7 @@ class Experiment(Generic[S]):
 
 
 def _played(
+    name: str,
     setting: Federated,
     method: Method,
     device: str,
@@ -182,14 +204,20 @@ def _played(
     may_diverge: bool,
     seeds: list[int],
 ) -> list[dict[str, Any]]:
+    pairs: list[Pair] = []
     try:
-        return train(setting, method, seeds, device, watch, finish)
+        pairs += _pairs(setting, method, seeds, device, watch)
+        return _ends(setting, pairs, finish)
     except ArithmeticError:
         if not may_diverge:
             raise
         if len(seeds) == 1:
-            return [Result(curves={}, last={}, bytes=0, found={}, diverged=True)]
-        return [_played(setting, method, device, watch, finish, True, [s])[0] for s in seeds]
+            sent = sum(fed.ledger.total for fed, _ in pairs)
+            return [Result(curves={}, last={}, bytes=sent, found={}, diverged=True)]
+        return [_played(name, setting, method, device, watch, finish, True, [s])[0] for s in seeds]
+    except TypeError as error:
+        error.add_note(f"It was method {name!r}, seeds {', '.join(map(str, seeds))}.")
+        raise
 
 
 def train(
@@ -202,12 +230,33 @@ def train(
     samples: Callable[[int], Samples] | None = None,
 ) -> list[dict[str, Any]]:
     """Results of one method for some seeds, trained side by side. ``samples(seed)`` stand for the setting's own."""
+    return _ends(setting, _pairs(setting, method, seeds, device, watch, samples), finish)
+
+
+def _pairs(
+    setting: Federated,
+    method: Method,
+    seeds: Sequence[int],
+    device: str,
+    watch: Watch,
+    samples: Callable[[int], Samples] | None = None,
+) -> list[Pair]:
+    """Federations that have not played, and their samples."""
     shared = method.algorithm if isinstance(method.algorithm, FedAvg) else None
     data = [setting.draw(s) if samples is None else samples(s) for s in seeds]
-    federations = [
-        setting.federation(shared or method.of(s), s, samples=own, watch=watch, device=device)
+    return [
+        (setting.federation(shared or method.of(s), s, samples=own, watch=watch, device=device), own)
         for s, own in zip(seeds, data, strict=True)
     ]
-    setting.play(federations)
-    pairs = zip(federations, data, strict=True)
-    return [summary(fed, setting.last, finish(fed, own) if finish else {}) for fed, own in pairs]
+
+
+def _ends(setting: Federated, pairs: Sequence[Pair], finish: Finish | None) -> list[dict[str, Any]]:
+    """Play, and what came of it."""
+    setting.play([fed for fed, _ in pairs])
+    results: list[dict[str, Any]] = []
+    for fed, own in pairs:
+        found = finish(fed, own) if finish else {}
+        if not isinstance(found, Mapping):
+            raise TypeError(f"finish gave {found!r} for seed {fed.seed}; expected a mapping, such as {{'spread': 0.1}}")
+        results.append(summary(fed, setting.last, found))
+    return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,24 @@ def names(like: Mapping[str, str] | None = None, **labels: str) -> None:
     alone")``. A method that the book knows keeps its colour, which no other then gets, and gets the name; ``like`` says
     of variants whose colour they share: ``names({"fedavg1": "fedavg"}, fedavg1="FedAvg, one class")``.
     """
+    if unknown := sorted((like or {}).keys() - labels.keys()):
+        raise ValueError(f"names of {', '.join(unknown)}: `like` says whose colour, and no label is given")
+    known = look.METHODS.keys() | {_key(key) for key in labels}
+    if unknown := [other for other in (like or {}).values() if _key(other) not in known]:
+        raise ValueError(f"like {unknown[0]!r}: no such method has a colour; there are {', '.join(sorted(known))}")
     keys = {key: _key((like or {}).get(key, key)) for key in labels}
-    free = look.styles(["", *(keys[key] if keys[key] in look.METHODS else label for key, label in labels.items())])
+    fresh = [key for key in labels if keys[key] not in look.METHODS]
+    taken = {look.METHODS[keys[key]].colour for key in labels if key not in fresh}
+    every = list(zip(look.CYCLE, look.MARKERS, strict=True))
+    spare = [one for one in every if one[0] not in taken][1:] or every[1:]  # the first is left to FedAvg
+    free = {}
+    for i, key in enumerate(fresh):
+        turn, place = divmod(i, len(spare))  # once around, a colour comes again with another marker, dashed
+        marker = spare[(place + turn) % len(spare)][1]
+        free[key] = look.Style(labels[key], spare[place][0], marker, (0, (4, 2)) if turn else "-")
     for key, label in labels.items():
-        known = look.METHODS.get(keys[key])
-        look.METHODS[_key(key)] = known._replace(label=label) if known else free[label]
+        style = look.METHODS.get(keys[key])
+        look.METHODS[_key(key)] = style._replace(label=label) if style else free[key]
 
 
 def curves(
@@ -46,6 +60,8 @@ def curves(
     """
     also = () if x == "round" else (x,)
     chosen = list(runs) if methods is None else list(methods)
+    if not chosen or not columns:
+        raise ValueError(f"nothing to draw: {len(chosen)} methods, {len(columns)} columns; there are {runs!r}")
     fig, axes = plots.figure(1, len(columns), height=height, squeeze=False, sharey=share)
     said = []
     for i, (ax, column) in enumerate(zip(axes[0], columns, strict=True)):
@@ -54,12 +70,23 @@ def curves(
         title = titles[i] if titles else column.replace("_", " ")
         if log_x:
             ax.set_xscale("log")
+        last = {m: [h[-1] for h in one.values()] for m, one in rows.items()}
+        alone = len(columns) == 1 and len({row[x] for one in last.values() for row in one}) == 1  # one end for all
         plots.curves(rows, column, x=x, ax=ax, percent=shares, spread=spread, ylabel=title if len(columns) == 1 else "",
-                     labels=i == len(columns) - 1, log=log)  # fmt: skip
+                     labels=alone, log=log)  # fmt: skip
+        if x == "round":
+            ax.locator_params(axis="x", integer=True)
         if len(columns) > 1:
-            ax.set_title(title)
-        ends = {m: evidence.interval([h[-1][column] for h in one.values()]).mean for m, one in rows.items()}
-        said.append(f"{title} at the end: {_listed(ends, shares)}")
+            ax.set_title(textwrap.fill(title, int(10 * fig.get_figwidth() / len(columns))))
+        ends = {m: evidence.interval([row[column] for row in rows]).mean for m, rows in last.items()}
+        places = {m: evidence.interval([row[x] for row in rows]).mean for m, rows in last.items()}
+        apart = (
+            {m: f" at {_shown(place, False)} {x}" for m, place in places.items()} if len({*places.values()}) > 1 else {}
+        )
+        said.append(f"{title} at the end: {_listed(ends, shares, apart)}")
+    if not alone:
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside upper left", ncols=min(4, len(labels)))
     over = "rounds" if x == "round" else x
     plots.show(fig, f"Lines over {over}, mean and spread over {len(runs[chosen[0]])} seeds. " + ". ".join(said) + ".")
 
@@ -78,7 +105,9 @@ def bars(
 
     Methods that a metric lacks are left out of its panel.
     """
-    panels = {"": panels} if isinstance(panels, str) else panels
+    from matplotlib.text import Annotation
+
+    panels = _panels(experiment, panels, methods)
     wide = min(columns, len(panels))
     deep = -(-len(panels) // wide)
     fig, axes = plots.figure(deep, wide, height=deep * (0.9 + 0.3 * len(methods)), squeeze=False)
@@ -88,6 +117,10 @@ def bars(
         shares = _is_share(metric) if percent is None else percent
         line = experiment.mean(metric.format(reference)) if reference else None
         plots.bars(there, ax=ax, percent=shares, reference=line)
+        for note in ax.texts:
+            note.set_text(note.get_text().replace("-", "−"))
+            if isinstance(note, Annotation) and note.xy[0] < 0:
+                note.xy = (0.0, note.xy[1])  # right of the bar, which ends at zero
         low = min(v for values in there.values() for v in values.values())
         ax.set(title=title, xlim=(min(0.0, 1.1 * low), None))  # a bar begins at zero, to whichever side it goes
         means = {m: evidence.interval(v.values()).mean for m, v in there.items()}
@@ -110,7 +143,7 @@ def differences(
 
     ``panels`` as for :func:`bars`. ``least``: the least effect that would count, as a second line.
     """
-    panels = {"": panels} if isinstance(panels, str) else panels
+    panels = _panels(experiment, panels, methods)
     fig, axes = plots.figure(1, len(panels), height=0.9 + 0.36 * len(methods), squeeze=False)
     drawn, said = look.styles([*methods, to]), []
     for ax, (title, metric) in zip(axes[0], panels.items(), strict=True):
@@ -166,6 +199,9 @@ def sweep(
     for ax, (title, given) in zip(axes[0], panels.items(), strict=True):
         lines = {title: given} if isinstance(given, str) else given
         places = [v for v in keys if all(experiment.has(metric(line, v)) for line in lines.values())]
+        if not places:
+            asked = ", ".join(metric(line, v) for line in lines.values() for v in keys) or "no line at no value"
+            raise ValueError(f"nothing to draw of {asked}; {_known(experiment)}")
         shares = _is_share(metric(next(iter(lines.values())), places[0])) if percent is None else percent
         ends = []
         for name, drawn in look.styles(lines).items():
@@ -194,6 +230,26 @@ def sweep(
     plots.show(fig, f"Lines over {xlabel}. " + ". ".join(said) + ".")
 
 
+def _panels(experiment: Experiment[Any], panels: str | Mapping[str, str], methods: Sequence[str]) -> Mapping[str, str]:
+    """Patterns by title. Raises ValueError where there is none, or nothing to draw of it."""
+    panels = {"": panels} if isinstance(panels, str) else panels
+    for pattern in panels.values():
+        if "{}" not in pattern:
+            raise ValueError(
+                f"{pattern!r}: expected a metric with {{}} where the method stands, such as 'accuracy/{{}}'"
+            )
+        if not any(experiment.has(pattern.format(method)) for method in methods):
+            asked = ", ".join(methods) or "no method"
+            raise ValueError(f"nothing to draw of {pattern!r} for {asked}; {_known(experiment)}")
+    if not panels:
+        raise ValueError("nothing to draw: no panel is given")
+    return panels
+
+
+def _known(experiment: Experiment[Any]) -> str:
+    return f"recorded: {', '.join(sorted(experiment.run.metrics)) or 'nothing'}"
+
+
 def _key(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
 
@@ -214,6 +270,6 @@ def _signed(value: float) -> str:
     return f"{value:+.3g}".replace("-", "−")
 
 
-def _listed(means: Mapping[str, float], share: bool) -> str:
+def _listed(means: Mapping[str, float], share: bool, places: Mapping[str, str] | None = None) -> str:
     drawn = look.styles(means)
-    return ", ".join(f"{drawn[m].label} {_shown(v, share)}" for m, v in means.items())
+    return ", ".join(f"{drawn[m].label} {_shown(v, share)}{(places or {}).get(m, '')}" for m, v in means.items())

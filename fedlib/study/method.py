@@ -23,6 +23,7 @@ from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, Modu
 from typing import Any
 
 MAGIC = "method"
+WATCHING = ("fedlib.study.", "fedlib.evidence.", "fedlib.original.")  # modules that a method cannot change
 _FIXED = ("__dict__", "__weakref__", "__slots__", "_abc_impl")  # of a class: not to be set
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -105,6 +106,8 @@ def find(name: str) -> Place:
     parts = name.split(".")
     if parts[0] != "fedlib" or len(parts) < 3:
         raise ValueError(f"{name!r}: expected a definition of fedlib, such as fedlib.losses.kd")
+    if name.startswith(WATCHING):
+        raise ValueError(f"{name!r}: what runs an experiment and tells what came of it is no method; it stays as it is")
     holder: Any = importlib.import_module("fedlib")
     for number, part in enumerate(parts[1:-1], 2):
         if not hasattr(holder, part) and isinstance(holder, ModuleType):
@@ -191,6 +194,8 @@ def _compiled(place: Place, text: str) -> Any:
     linecache.cache[_file(place)] = len(whole), None, whole.splitlines(keepends=True), _file(place)
     exec(code, vars(place.module), scope)
     new = scope[place.name] if isinstance(place.holder, ModuleType) else scope["factory"](place.holder)
+    if (was := _kind(place.now)) != (kind := _kind(new)):
+        raise ValueError(f"{place} is {was}, and the cell makes {kind} of it; expected {was} again")
     bare = getattr(new, "__func__", getattr(new, "fget", new))
     if isinstance(bare, FunctionType):
         bare.__qualname__ = place.inside
@@ -207,6 +212,12 @@ def _replace(place: Place, new: Any, spaces: list[dict[str, Any]]) -> Callable[[
         return _behave(old, new)
     _rebind(place, old, new, spaces)
     return lambda: _rebind(place, new, old, spaces)
+
+
+def _kind(thing: Any) -> str:
+    if isinstance(thing, type):
+        return "a class"
+    return "a function" if callable(thing) or _functions([thing]) else "a value"
 
 
 def _plain(thing: Any) -> bool:

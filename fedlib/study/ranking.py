@@ -4,48 +4,44 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from fedlib import evidence
 from fedlib.plots import look
+from fedlib.significance import holm
 
-LEVEL = 0.05  # chance that a tier ends too early where all of its methods are equal
+LEVEL = 0.05  # chance of any tier too many where all methods are equal
 
 
 def tiers(values: Mapping[str, Mapping[Any, float]], level: float = LEVEL) -> list[list[str]]:
-    """Methods with one value per seed, in tiers from the highest mean down. A tier ends before the first method that is
-    surely below its best: by a one-sided paired t-test, Holm's correction over all that stand below that best.
+    """Methods with one value per seed, in tiers from the highest mean down. A tier ends before the first method that
+    can be told from its best: by paired t-tests of all pairs of methods, two-sided, with Holm's correction over them.
 
-    With fewer than two seeds nothing can be told apart: there is one tier.
+    All pairs, because which method is the best is seen in the same values. With fewer than two seeds nothing can be
+    told apart: there is one tier.
     """
-    from scipy.stats import ttest_1samp
-
-    rest = sorted(values, key=lambda m: -sum(values[m].values()) / len(values[m]))
-    found = []
-    while rest:
-        best, *others = rest
-        chances = {}
-        for other in others:
-            gaps = evidence.paired(values[best], values[other])
-            spread = len(gaps) > 1 and max(gaps) > min(gaps)
-            # Without spread the test has no answer: equal everywhere, or below everywhere by the same.
-            same = 1.0 if len(gaps) < 2 or gaps[0] <= 0 else 0.0
-            chances[other] = float(ttest_1samp(gaps, 0.0, alternative="greater").pvalue) if spread else same
-        below = _rejected(chances, level)
-        length = next((i for i, other in enumerate(others) if other in below), len(others))
-        found.append([best, *others[:length]])
-        rest = others[length:]
+    order = sorted(values, key=lambda m: -sum(values[m].values()) / len(values[m]))
+    pairs = list(combinations(order, 2))
+    adjusted = holm([_chance(evidence.paired(values[a], values[b])) for a, b in pairs])
+    apart = {pair for pair, p in zip(pairs, adjusted, strict=True) if p <= level}
+    found: list[list[str]] = []
+    for method in order:
+        if not found or (found[-1][0], method) in apart:
+            found.append([])
+        found[-1].append(method)
     return found
 
 
-def _rejected(chances: Mapping[str, float], level: float) -> set[str]:
-    """Hypotheses that Holm's step-down procedure rejects."""
-    rejected: set[str] = set()
-    for i, name in enumerate(sorted(chances, key=chances.__getitem__)):
-        if chances[name] > level / (len(chances) - i):
-            break
-        rejected.add(name)
-    return rejected
+def _chance(gaps: Sequence[float]) -> float:
+    """Two-sided p-value of paired differences; without spread that of the sign test, as in a claim's verdict."""
+    from scipy.stats import ttest_1samp
+
+    if len(gaps) < 2 or not any(gaps):
+        return 1.0
+    if max(gaps) - min(gaps) < 1e-9:  # alike but for rounding
+        return 2 * 0.5 ** len(gaps)
+    return float(ttest_1samp(gaps, 0.0).pvalue)
 
 
 def table(

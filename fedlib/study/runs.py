@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fedlib.federation import Federation
@@ -51,12 +51,21 @@ def summary(fed: Federation, last: int, found: Mapping[str, Any]) -> Result:
 class Runs(Mapping[str, dict[int, Result]]):
     """Results by method, then by seed, of methods that share samples, split, batches and first weights.
 
-    ``where`` names the setting in which they ran; it is empty for the chapter's own. ``chance`` is the number of every
-    measure of a run that diverged.
+    ``where`` names the setting in which they ran; it is empty for the chapter's own. ``chance`` says what a run that
+    diverged scores, by measure.
     """
 
-    def __init__(self, where: str = "", chance: float = math.nan) -> None:
-        self.where, self.chance, self._results = where, chance, dict[str, dict[int, Result]]()
+    def __init__(self, where: str = "", chance: Mapping[str, float] | None = None) -> None:
+        self.where, self.chance, self._results = where, dict(chance or {}), dict[str, dict[int, Result]]()
+
+    def __repr__(self) -> str:
+        results = [result for one in self._results.values() for result in one.values()]
+        seeds = dict.fromkeys(s for one in self._results.values() for s in one)
+        columns = dict.fromkeys(name for result in results for name in result.curves)
+        return (
+            f"Runs{f' in {self.where!r}' if self.where else ''}: methods {_listed(self)}; seeds {_listed(seeds)}; "
+            f"columns {_listed(columns)}"
+        )
 
     def add(self, method: str, results: Mapping[int, Any]) -> None:
         """Put results of a method in; raises ValueError when it has some already."""
@@ -75,12 +84,37 @@ class Runs(Mapping[str, dict[int, Result]]):
     def __len__(self) -> int:
         return len(self._results)
 
-    def values(self, method: str, measure: Measure) -> dict[int, float]:  # type: ignore[override]
-        """One number for each seed: the mean of a column over the last rounds, or any function of the result; chance
-        for a run that diverged.
+    def values(  # type: ignore[override]
+        self, method: str, measure: Measure, metric: str = ""
+    ) -> dict[int, float]:
+        """One number for each seed: the mean of a column over the last rounds, or any function of the result.
+
+        A run that diverged scores the chance of the ``metric``, or of the column, for which ``measure`` stands; what
+        has none is read from what there is, such as its bytes. Raises ValueError where there is nothing to read,
+        KeyError for a column that nobody looked at, TypeError for what is no number.
         """
-        read = measure if callable(measure) else lambda result: result.last[measure]
-        return {s: self.chance if result.diverged else read(result) for s, result in self[method].items()}
+        return {s: self._value(method, s, result, measure, metric) for s, result in self[method].items()}
+
+    def _value(self, method: str, seed: int, result: Result, measure: Measure, metric: str) -> float:
+        what = metric or (measure if isinstance(measure, str) else getattr(measure, "__name__", "a function"))
+        if result.diverged:
+            for name in (metric, measure):
+                if isinstance(name, str) and name in self.chance:
+                    return self.chance[name]
+        try:
+            value = measure(result) if callable(measure) else result.last[measure]
+        except (LookupError, ArithmeticError) as error:
+            if result.diverged:
+                raise ValueError(
+                    f"{method!r}, seed {seed}: training diverged, and has no {what!r}; "
+                    f"say what it scores: chance={{{what!r}: ...}}"
+                ) from error
+            if callable(measure):
+                raise
+            raise KeyError(f"{method!r} has no column {measure!r}; it has {_listed(result.last)}") from None
+        if value is None or isinstance(value, str):
+            raise TypeError(f"{what!r} of {method!r}, seed {seed}: expected a number, got {value!r}")
+        return value
 
     def mean(self, method: str, measure: Measure) -> float:
         """Mean over the seeds."""
@@ -91,7 +125,15 @@ class Runs(Mapping[str, dict[int, Result]]):
         """Rows over rounds by seed, as :func:`fedlib.plots.curves` takes them, without rounds that lack a column."""
         found = {}
         for s, result in self[method].items():
+            if result.diverged:
+                raise ValueError(f"{method!r}, seed {s}: training diverged, and has no curve; leave the method out")
+            if missing := [c for c in columns if c not in result.curves]:
+                raise KeyError(f"{method!r} has no column {missing[0]!r}; it has {_listed(result.curves)}")
             rows = zip(*(result.curves[c] for c in columns), strict=True)
             named = ({"round": i + 1} | dict(zip(columns, row, strict=True)) for i, row in enumerate(rows))
             found[s] = [row for row in named if None not in row.values()]
         return found
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names)) or "none"

@@ -79,6 +79,12 @@ class Federated(Setting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, example in {"split": "study.Dirichlet(0.1)", "model": "models.MLP, which makes a network"}.items():
+            if not callable(value := getattr(self, name)):
+                raise ValueError(f"{name}: expected something to call, such as {example}; got {value!r}")
+        if not isinstance(self.local, Local):
+            raise ValueError(f"local: expected how a client trains, such as Local(epochs=5); got {self.local!r}")
+        require.whole("epochs", self.local.epochs, 1)
         require.real("participation", self.participation, above=0, most=1)
 
     def draw(self, seed: int) -> Samples:

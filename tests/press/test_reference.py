@@ -236,7 +236,7 @@ def test_without_spread_nothing_may_move_but_rounding(tree):
 
 
 def test_a_metric_that_is_gone_fails_and_a_new_one_is_told(demo):
-    metrics = {"score/ours": {"0": 0.5, "1": 0.51, "2": 0.52}, "score/base": {"0": 0.0, "1": 0.01, "2": 0.02}}
+    metrics = {"score/ours": {"0": 0.5, "1": 0.51, "2": 0.52}, "score/base": {"0": 0.0, "1": 0.02, "2": 0.01}}
     demo.pretend("demo", metrics=metrics | {"extra": {"0": 1.0, "1": 1.0, "2": 1.0}})
     status, output = demo.press("check")
     assert status == 0

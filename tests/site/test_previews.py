@@ -118,7 +118,8 @@ def test_every_citation_term_and_equation_of_a_chapter_has_a_preview(site, brows
     for path in sorted(site.glob("papers/*/chapter.html")):
         tab.goto(path.as_uri(), wait_until="load")
         bare = tab.eval_on_selector_all(
-            "article :is(a.symbol, a[href*='#id']:not(.headerlink), a.reference[href*='#equation-'], a:has(> .std-term))",
+            "article :is(a.symbol, a[href*='#id']:not(.headerlink), a.reference[href*='#equation-'], "
+            "a:has(> .std-term))",
             "links => links.filter(a => !a._tippy && !a.closest('.citation')).map(a => a.outerHTML.slice(0, 160))",
         )
         assert not bare, f"{path.parent.name}: no preview for {bare[:3]}"

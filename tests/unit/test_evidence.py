@@ -244,6 +244,23 @@ def test_a_result_kept_at_another_profile_does_not_serve(tmp_path, monkeypatch):
 
 def test_names_are_text_on_the_page():
     run = evidence.Run("quick", [0])
-    run.record("<img src=x>", 0, 1.0)
-    assert "&lt;img src=x&gt;" in run._html()
+    run.record("<img/src=x>", 0, 1.0)
+    assert "&lt;img/src=x&gt;" in run._html()
     assert "<img" not in run._html()
+
+
+@pytest.mark.parametrize("name", ["", "x y", "x @quick", "x|mean", "x`y"])
+def test_a_metric_that_prose_cannot_quote_is_refused(name):
+    with pytest.raises(ValueError, match="is no name of a metric"):
+        evidence.Run("quick", [0]).record(name, 0, 1.0)
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(False), None])
+def test_truth_and_nothing_are_no_numbers(value):
+    with pytest.raises(TypeError, match="metric 'm', seed 0: expected a number, got"):
+        evidence.Run("quick", [0]).record("m", 0, value)
+
+
+def test_a_run_without_a_metric_is_not_published():
+    with pytest.raises(ValueError, match="nothing to publish"):
+        evidence.Run("quick", [0]).publish()

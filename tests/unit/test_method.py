@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import sys
 import traceback
 from dataclasses import FrozenInstanceError
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 import fedlib
-from fedlib import evidence, losses, rng
+from fedlib import evidence, losses, original, rng
 from fedlib.algorithms import FedAvg, FedDF, FedNTD, FedOpt, Moon, fedopt
 from fedlib.federation import Federation, Local
 from fedlib.losses import model_contrastive
@@ -206,6 +208,12 @@ def test_a_traceback_shows_the_line_of_the_cell():
         ("fedlib.losses.proximity", "def proximity(): ...", "has no 'proximity'; is 'proximal' meant"),
         ("numpy.sin", "def sin(): ...", "expected a definition of fedlib"),
         ("fedlib.losses", "x = 1", "expected a definition of fedlib"),
+        ("fedlib.study.method.changed", "def changed(since=None): return []", "is no method; it stays as it is"),
+        ("fedlib.evidence.Run.record", "def record(self, *_): ...", "is no method; it stays as it is"),
+        ("fedlib.study.Dirichlet", "class Dirichlet: ...", "is no method; it stays as it is"),
+        ("fedlib.algorithms.Moon", "def Moon(): pass", "is a class, and the cell makes a function of it"),
+        ("fedlib.losses.kd", "class kd: ...", "is a function, and the cell makes a class of it"),
+        ("fedlib.losses.kd", "kd = 3", "is a function, and the cell makes a value of it"),
         ("fedlib.losses.kd", "def kl(): ...", "expected one definition of 'kd'"),
         ("fedlib.losses.kd", "import math\ndef kd(): ...", "imports go inside"),
         ("fedlib.algorithms.Moon", "class Moon:\n    __slots__ = ('mu',)", "slots of a class cannot be changed"),
@@ -256,6 +264,49 @@ def test_evidence_names_what_was_changed_while_it_was_measured():
     method.run("fedlib.losses.model_contrastive", book("fedlib.losses.model_contrastive"))
     assert run.evidence()["changed"] == ["fedlib.losses.model_contrastive"], "put back, but numbers may be of before"
     assert "changed" not in evidence.Run("smoke", [0]).evidence()
+
+
+def in_a_cell(text, **names):
+    """What an ordinary cell does: its code has no file."""
+    exec(compile(text, "/tmp/ipykernel_7/12.py", "exec"), {"__name__": "__main__", **names})
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        ("Moon.contrast = lambda *_: 0", "fedlib.algorithms.moon.Moon.contrast"),
+        ("Moon.__init__ = lambda *_: None", "fedlib.algorithms.moon.Moon.__init__"),
+        ("Moon.weighting = property(lambda self: 'clients')", "fedlib.algorithms.moon.Moon.weighting"),
+        ("losses.kd = lambda *_: 0", "fedlib.losses.kd"),
+        ("class Other: ...\nlosses.kd = Other()", "fedlib.losses.kd"),
+        ("def f(*_): return 0\nlosses.kd.__code__ = f.__code__", "fedlib.losses.kd"),
+        ("evidence.Run.interval = lambda *_: 0", "fedlib.evidence.Run.interval"),
+        ("method.changed = lambda since=None: []", "fedlib.study.method.changed"),
+    ],
+)
+def test_evidence_names_what_an_ordinary_cell_put_in_the_place_of_the_books_method(cell, name, monkeypatch):
+    run = evidence.Run("smoke", [0])
+    for thing, part in ((Moon, "contrast"), (Moon, "__init__"), (losses, "kd"), (evidence.Run, "interval")):
+        monkeypatch.setattr(thing, part, getattr(thing, part))
+    monkeypatch.setattr(method, "changed", method.changed)
+    monkeypatch.setattr(losses.kd, "__code__", losses.kd.__code__)
+    monkeypatch.setattr(Moon, "weighting", Moon.weighting)
+    assert "changed" not in run.evidence()
+    in_a_cell(cell, Moon=Moon, losses=losses, evidence=evidence, method=method)
+    assert run.evidence()["changed"] == [name]
+
+
+def test_a_class_that_is_changed_is_named_and_not_its_members_too():
+    run = evidence.Run("smoke", [0])
+    text = book("fedlib.algorithms.Moon")
+    method.run("fedlib.algorithms.Moon", text + "\n    def more(self):\n        return 1\n")
+    assert run.evidence()["changed"] == ["fedlib.algorithms.moon.Moon"]
+
+
+def test_all_of_fedlib_is_its_own():
+    for module in pkgutil.walk_packages(fedlib.__path__, "fedlib."):
+        importlib.import_module(module.name)
+    assert original.changed() == []
 
 
 def test_loading_outside_of_a_notebook_does_nothing():

@@ -128,6 +128,10 @@ def test_a_change_that_fits_two_parts_is_refused():
         {"participation": 0},
         {"participation": 1.5},
         {"lr": -1.0},
+        {"epochs": 0},
+        {"local": 3},
+        {"split": "dirichlet"},
+        {"model": "MLP"},
         {"epochs": 1.5},
         {"seed": 0.5},
     ],
@@ -136,6 +140,10 @@ def test_values_that_cannot_work_are_refused_before_anything_is_trained(wrong):
     name, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=rf"{name}.*{value}"):
         begin(**wrong)
+
+
+def test_the_seeds_of_a_run_begin_with_the_one_that_is_asked_for():
+    assert list(begin(seed=7, seeds=2).seeds) == [7, 8]
 
 
 def test_an_unknown_profile_is_told_which_there_are():
@@ -325,11 +333,32 @@ class Diverging(FedAvg):
 def test_a_seed_that_diverges_counts_as_the_comparison_says_and_the_others_go_on(compared):
     with pytest.raises(ArithmeticError, match="diverged"):
         begin().compare({"sick": Diverging()})
-    runs = begin().compare({"sick": Diverging()}, chance=0.1, finish=lambda fed, samples: {"whole": 1})
+    runs = begin().compare({"sick": Diverging()}, chance={"accuracy": 0.1}, finish=lambda fed, samples: {"whole": 1})
     assert runs.values("sick", "accuracy")[0] == 0.1
     assert [runs["sick"][s].diverged for s in (0, 1)] == [True, False]
     assert runs["sick"][1].last == compared[1]["fedavg"][1].last
     assert runs["sick"][1].found == {"whole": 1}
+
+
+def test_only_what_a_diverged_run_cannot_have_scores_chance():
+    """The bytes of a run that diverged are those that were sent until then; a drift of 0.1 would be made up."""
+    experiment = begin(seeds=1)
+    measures = {"accuracy": "accuracy", "bytes": lambda result: result["bytes"]}
+    experiment.compare({"sick": Diverging(), "well": FedAvg()}, chance={"accuracy": 0.1}, measures=measures)
+    sick, well = (experiment.mean(f"bytes/{name}") for name in ("sick", "well"))
+    assert experiment.mean("accuracy/sick") == 0.1
+    assert 0 < sick < well
+    with pytest.raises(ValueError, match=r"'sick', seed 0: training diverged, and has no 'loss'.*chance=\{'loss'"):
+        begin(seeds=1).compare({"sick": Diverging()}, chance={"accuracy": 0.1}, measures={"loss": "loss"})
+    with pytest.raises(TypeError, match=r"chance = 0.1: each measure has its own"):
+        begin(seeds=1).compare({"sick": Diverging()}, chance=0.1)
+
+
+def test_the_chance_of_a_measure_is_that_of_its_column():
+    runs = begin(seeds=1).compare({"sick": Diverging()}, chance={"accuracy": 0.1}, measures={})
+    assert runs.values("sick", "accuracy", "sweep") == {0: 0.1}
+    with pytest.raises(ValueError, match="'sick', seed 0: training diverged, and has no curve"):
+        runs.histories("sick", "accuracy")
 
 
 def test_what_is_found_is_recorded_under_names_of_one_form():
@@ -396,8 +425,8 @@ def test_records_come_from_a_mapping_or_a_function_and_each_seed_has_one():
     assert experiment.values("b") == {0: 0.0, 1: 10.0}
     assert experiment.values("c") == {0: 0.5, 1: 1.5}
     assert experiment.mean("a") == 1.5
-    with pytest.raises(KeyError):
-        experiment.record("d", {0: 1.0})
+    with pytest.raises(KeyError, match="metric 'd': no value for seed 0; the values are of the seeds 5"):
+        experiment.record("d", {5: 1.0})
     with pytest.raises(KeyError, match="recorded"):
         experiment.values("e")
 
@@ -506,6 +535,14 @@ def test_a_choice_at_the_end_of_its_grid_is_marked():
     grid = study.grid(FedProx, mu=(0.1, 1.0, 10.0), lr=(0.1, 0.2))
     assert grid.edges({"mu": 0.1, "lr": 0.1}) == ["mu"]
     assert grid.edges({"mu": 1.0, "lr": 0.2}) == []
+    experiment = begin(seeds=1)
+    experiment.tune({"fedavg": study.grid(FedAvg, lr=(1e-4, 2e-4, 0.1))}, seeds=1)
+    assert experiment.run.tuning["fedavg"]["edges"] == ["lr"]
+
+
+def test_seeds_that_judge_cannot_tune():
+    with pytest.raises(ValueError, match="seeds 1000 tune and judge; give the run seeds below 1000"):
+        begin(seed=999, seeds=2).tune({"fedavg": study.grid(FedAvg, lr=(0.1,))})
 
 
 def test_tuning_is_evidence():

@@ -43,6 +43,15 @@ def test_bars_leave_out_what_was_not_measured(experiment, shown):
     assert "scaffold" not in shown[0][1].lower()
 
 
+def test_the_number_of_a_bar_to_the_left_stands_beside_it(experiment, shown):
+    experiment.record("drop/fedavg", lambda seed: -0.3 - 0.1 * seed)
+    experiment.record("drop/moon", lambda seed: 0.5)
+    study.bars(experiment, "drop/{}", ["fedavg", "moon"])
+    left, right = shown[0][0].axes[0].texts
+    assert (left.get_text(), left.xy[0]) == ("−0.4", 0.0)
+    assert right.xy[0] == 0.5
+
+
 def test_differences_are_paired_and_signed(experiment, shown):
     study.differences(experiment, "accuracy/{}", ["moon", "moon-10"], to="fedavg", least=0.02)
     fig, alt = shown[0]
@@ -131,3 +140,65 @@ def test_a_colour_of_a_method_that_is_named_beside_them_is_no_method_of_the_chap
 def test_no_alternative_text_has_a_hyphen_for_a_minus(experiment, shown):
     study.differences(experiment, "drift/{}", ["moon-10"], to="fedavg")
     assert not re.search(r"(?<![\w.])-\d", shown[0][1])
+
+
+@pytest.mark.parametrize(
+    ("panels", "methods", "said"),
+    [
+        ("accuracy/{}", ["z"], r"nothing to draw of 'accuracy/\{\}' for z; recorded: accuracy/fedavg, "),
+        ("accuracy/{}", [], "nothing to draw .* for no method"),
+        ("accuracy/moon", ["moon"], r"'accuracy/moon': expected a metric with \{\} where the method stands"),
+        ({}, ["moon"], "nothing to draw: no panel is given"),
+    ],
+)
+def test_a_figure_of_nothing_is_refused(experiment, shown, panels, methods, said):
+    for draw in (study.bars, lambda *given: study.differences(*given, to="fedavg")):
+        with pytest.raises(ValueError, match=said):
+            draw(experiment, panels, methods)
+    assert shown == []
+
+
+def test_curves_and_sweeps_of_nothing_are_refused(experiment, shown):
+    with pytest.raises(ValueError, match="nothing to draw of nosuch/1, nosuch/2; recorded: accuracy/fedavg"):
+        study.sweep(experiment, {"Accuracy": "nosuch/{}"}, [1, 2], "weight")
+    with pytest.raises(ValueError, match="nothing to draw: 0 methods, 1 columns; there are Runs: methods none"):
+        study.curves(Runs(), "accuracy")
+    assert shown == []
+
+
+def test_a_colour_like_that_of_nobody_is_refused(monkeypatch):
+    monkeypatch.setattr(look, "METHODS", dict(look.METHODS))
+    with pytest.raises(ValueError, match=r"like 'nosuch': no such method has a colour; there are .*fedavg"):
+        study.names({"mine": "nosuch"}, mine="Mine")
+    with pytest.raises(ValueError, match="names of mine: `like` says whose colour, and no label is given"):
+        study.names({"mine": "fedavg"}, other="Other")
+
+
+def test_many_methods_of_a_chapter_look_unlike_each_other_and_unlike_fedavg(monkeypatch):
+    monkeypatch.setattr(look, "METHODS", dict(look.METHODS))
+    study.names(moon="MOON", **{f"own{i}": f"own {i}" for i in range(9)})
+    drawn = [look.style(f"own{i}")._replace(label="") for i in range(9)]
+    assert len({(one.colour, one.marker) for one in drawn}) == 9
+    assert look.style("fedavg").colour not in {one.colour for one in drawn}
+
+
+def test_lines_that_end_apart_have_a_legend_and_the_text_says_where_each_ends(shown):
+    runs = Runs()
+    for method, sent in (("fedavg", 100), ("moon", 1)):
+        curves = {"accuracy": [0.1, 0.5, 0.8], "megabytes": [sent, 2 * sent, 3 * sent]}
+        runs.add(method, {s: {"curves": curves, "last": {}, "bytes": 0, "found": {}} for s in (0, 1)})
+    study.curves(runs, "accuracy", x="megabytes", log_x=True)
+    fig, alt = shown[0]
+    assert "FedAvg 80.0% at 300 megabytes, MOON 80.0% at 3 megabytes" in alt
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["FedAvg", "MOON"]
+    assert not fig.axes[0].texts
+
+
+def test_panels_of_curves_have_one_legend_and_titles_that_fit(shown):
+    runs = Runs()
+    curves = {"a": [1.0, 0.1], "b": [1.0, 0.2], "c": [1.0, 0.3]}
+    runs.add("fedavg", {0: {"curves": curves, "last": {}, "bytes": 0, "found": {}}})
+    study.curves(runs, *curves, titles=["cosine of its own to the global model"] * 3)
+    fig, _ = shown[0]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["FedAvg"]
+    assert "\n" in fig.axes[0].get_title(loc="left")

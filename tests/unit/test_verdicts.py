@@ -26,7 +26,6 @@ def spread(centre, half):
 
 CASES = [  # centre and half-width of the interval of a claim "above 3" with no effect at 0
     (5, 1, "holds"),
-    (3, 0, "holds"),
     (3.5, 1, "direction only"),
     (2, 0.5, "smaller"),
     (2, 1.5, "direction only"),
@@ -45,7 +44,7 @@ def test_the_word_follows_from_where_the_interval_lies(centre, half, word):
     assert verdicts.judge([-v for v in spread(centre, half)], "below", -3.0, 0.0).word == word
 
 
-BOUNDS = [(1, 0.5, "holds"), (0, 0, "holds"), (-1, 0.5, "holds"), (-2, 0, "holds"), (-1.8, 0.5, "open")]
+BOUNDS = [(1, 0.5, "holds"), (0, 0.5, "holds"), (-1, 0.5, "holds"), (-1.8, 0.5, "open")]
 
 
 @pytest.mark.parametrize("neutral", [0.0, None])
@@ -57,7 +56,7 @@ def test_at_most_so_much_worse_is_a_bound_and_equality_keeps_it(centre, half, wo
 
 @pytest.mark.parametrize(
     ("centre", "half", "word"),
-    [(0, 0, "holds"), (0.5, 0.4, "holds"), (0.5, 0.6, "open"), (2, 0.9, "opposite"), (-2, 0.9, "opposite")],
+    [(0, 0.1, "holds"), (0.5, 0.4, "holds"), (0.5, 0.6, "open"), (2, 0.9, "opposite"), (-2, 0.9, "opposite")],
 )
 def test_within_is_one_claim_of_equality(centre, half, word):
     assert verdicts.judge(spread(centre, half), "within", 1.0).word == word
@@ -66,11 +65,25 @@ def test_within_is_one_claim_of_equality(centre, half, word):
 
 
 @pytest.mark.parametrize("n", [2, *NUMBERS])
-def test_methods_that_are_identical_prove_no_effect(n):
+def test_methods_that_are_identical_prove_no_effect_with_enough_seeds(n):
+    said = "no effect" if n > 5 else "open"  # as a coin: six heads in a row are rarer than 2.5 %, five are not
     for least in (0.0, 0.02):
         for direction, sign in (("above", 1), ("below", -1)):
-            assert verdicts.judge([0.0] * n, direction, sign * least, 0.0).word == "no effect"
-            assert verdicts.judge([1.0] * n, direction, math.exp(sign * least), 1.0, "log").word == "no effect"
+            assert verdicts.judge([0.0] * n, direction, sign * least, 0.0).word == said
+            assert verdicts.judge([1.0] * n, direction, math.exp(sign * least), 1.0, "log").word == said
+    said = "holds" if n > 5 else "open"
+    assert verdicts.judge([3.0] * n, "above", 3.0, 0.0).word == said
+    assert verdicts.judge([-2.0] * n, "above", -2.0).word == said, "being equal keeps a bound"
+    assert verdicts.judge([0.0] * n, "within", 2.0).word == said
+
+
+@pytest.mark.parametrize("n", NUMBERS)
+def test_values_that_can_only_take_a_few_levels_are_judged_as_rarely_wrong(n):
+    rng = np.random.default_rng(n)
+    draws = rng.choice([-1 / 360, 1 / 360], (ROUNDS, n))  # one test image more, or one fewer
+    words = [verdicts.judge(list(row), "above", 0.0, 0.0).word for row in draws]
+    # Student's t is a little too sure of two levels (4 %); without the sign test three seeds were so in 12 %.
+    assert np.mean([word == "holds" for word in words]) < 0.05
 
 
 def test_one_seed_is_open_and_none_is_not_run():

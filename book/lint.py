@@ -46,7 +46,7 @@ def findings(slug: str) -> list[str]:
 
 
 def changes_of_the_library(slug: str) -> list[str]:
-    """Where a chapter would change the library that it runs: ``%%method``, ``fedlib.x = ...``, ``setattr(fedlib.x, ...)``.
+    """Where a chapter would change the library that it runs: by ``%%method``, an assignment, or ``setattr``.
 
     What such a cell measures is not what the book's code does.
     """

@@ -2,10 +2,10 @@
 
 A result is a decimal number, a percentage, or a whole number with the unit of a result (points, times, rounds, kB). It
 belongs to a run and stands there by ``{measured}`` or ``{setting}``, or to the paper and stands in ``{published}``. Not
-looked at are code (but a decimal number alone in it), formulas, roles, tables, directives of the card and of evidence, front matter, addresses, grids in
-braces, the level of intervals, numbers of sections, figures, tables and versions, and the sections *Deviations*, *Try
-it* and *References*, where settings may be typed. Words ("ten clients", "one in three") and plain whole numbers are no
-results, but "two points ahead" and "12 of 15" are.
+looked at are code (but a decimal number alone in it), formulas, roles, tables, directives of the card and of evidence,
+front matter, addresses, grids in braces, the level of intervals, numbers of sections, figures, tables and versions, and
+the sections *Deviations*, *Try it* and *References*, where settings may be typed. Words ("ten clients", "one in three")
+and plain whole numbers are no results, but "two points ahead" and "12 of 15" are.
 """
 
 from __future__ import annotations

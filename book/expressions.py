@@ -148,7 +148,7 @@ def why_not(names: Iterable[str], kind: str, profile: str, evidence: Mapping[str
     for name in names:
         if name not in known:
             excused = name in everywhere and content is not None and content.get("stale")
-            if not excused and everywhere:
+            if not excused and (content or everywhere):
                 raise ValueError(f"no {kind} {name!r} at {profile}; {like(name, known)}")
             if excused:  # measured before the chapter asked for it
                 return f"not in the evidence of {profile}, which is of earlier code"

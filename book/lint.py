@@ -8,6 +8,7 @@ does change cells, and their chapters must run again.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import subprocess
 import sys
@@ -40,7 +41,46 @@ def findings(slug: str) -> list[str]:
         hint = " (mended by: python -m book.lint --fix)" if safe else ""
         place = cell.first + found["location"]["row"] - 1, found["location"]["column"]
         lines.append((*place, f"{code} {found['message']}{hint}"))
-    return [f"{_name(slug)}:{row}:{column}: {text}" for row, column, text in sorted(lines)]
+    told = [f"{_name(slug)}:{row}:{column}: {text}" for row, column, text in sorted(lines)]
+    return told + changes_of_the_library(slug)
+
+
+def changes_of_the_library(slug: str) -> list[str]:
+    """Where a chapter would change the library that it runs: by ``%%method``, an assignment, or ``setattr``.
+
+    What such a cell measures is not what the book's code does.
+    """
+    cells = blocks.code_cells(files.read_text(chapters.chapter_path(slug)))
+    found: list[tuple[int, str]] = []
+    ours = {"fedlib"}
+    for cell in cells:
+        found += [
+            (cell.first + n, f"{line.split()[0]} edits the library: it is for a reader's notebook, not for a chapter")
+            for n, line in enumerate(cell.lines)
+            if line.startswith("%%method")
+        ]
+        try:
+            tree = ast.parse(cell.text)
+        except SyntaxError:  # ruff names it
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fedlib":
+                ours |= {name.asname or name.name for name in node.names}
+            elif isinstance(node, ast.Import):
+                ours |= {name.asname for name in node.names if name.asname and name.name.split(".")[0] == "fedlib"}
+        for node in ast.walk(tree):
+            found += [(cell.first + at - 1, f"{name} is the library's: a chapter does not change it")
+                      for at, name in _assigned(node) if name.split(".")[0] in ours]  # fmt: skip
+    return [f"{_name(slug)}:{row}:1: {text}" for row, text in sorted(set(found))]
+
+
+def _assigned(node: ast.AST) -> list[tuple[int, str]]:
+    """The attributes that a statement sets or deletes, each with its line, as they are written."""
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+        return [(node.lineno, ast.unparse(node))]
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr") and node.args:
+        return [(node.lineno, ast.unparse(node.args[0]))]
+    return []
 
 
 def mend(slug: str, fix: bool = False) -> bool:

@@ -141,3 +141,28 @@ def test_the_press_lints_too_and_a_wrong_slug_ends_with_2(linted):
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no chapter 'demmo'")
+
+
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        ("evidence.Run.record = None", "evidence.Run.record is the library's: a chapter does not change it"),
+        ("evidence.Run.seeds += 1", "evidence.Run.seeds is the library's"),
+        ("import fedlib.toy as t\n\nt.score = abs", "t.score is the library's"),
+        ("setattr(toy, 'score', abs)", "toy is the library's"),
+        ("del toy.score", "toy.score is the library's"),
+        ("%%method fedlib.toy.score\npass", "%%method edits the library"),
+    ],
+)
+def test_a_chapter_does_not_change_the_library(linted, work, told):
+    linted.add("demo", work=work)
+    assert any(told in line for line in lint.findings("demo")), lint.findings("demo")
+
+
+def test_no_chapter_of_the_book_changes_the_library():
+    assert [line for slug in chapters.slugs() for line in lint.changes_of_the_library(slug)] == []
+
+
+def test_a_chapter_may_set_what_is_its_own(linted):
+    linted.add("demo", work="own = type('Own', (), {})()\nown.rate = 1\nrun.note = 2")
+    assert lint.changes_of_the_library("demo") == []

@@ -56,7 +56,7 @@ def lead(notebook: nbformat.NotebookNode) -> None:
     led = next((cell for cell in cells if "lead-output" in cell.metadata.get("tags", [])), None)
     if led is None or not led.get("outputs"):
         return
-    shown = nbformat.v4.new_code_cell(outputs=led.outputs, metadata={"tags": ["remove-input"]})
+    shown = nbformat.v4.new_code_cell("# shown", outputs=led.outputs, metadata={"tags": ["remove-input"]})
     led.outputs = []
     place = notebook.cells.index(cells[0])
     notebook.cells.insert(place, shown)

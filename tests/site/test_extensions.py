@@ -241,3 +241,13 @@ def test_the_rows_of_a_long_table_are_those_that_claims_judge():
     assert set(names) <= judged
     assert len(evidence.rows_of(table)) > evidence.MOST, "the whole one stays as it is"
     assert evidence.fold(evidence.shown("moon", "quick", "accuracy/moon")[0], "moon") is None
+
+
+def test_a_cell_that_leads_is_shown_before_the_first_code(book):
+    folded = "```{code-cell} ipython3\n:tags: [hide-input]\nx = 0\n```\n\n"
+    cell = "```{code-cell} ipython3\n1 + 1"
+    book.edit("papers/mini/chapter.md", cell, folded + cell.replace("ipython3\n", "ipython3\n:tags: [lead-output]\n"))
+    book.execute(output="two, as computed")
+    page = book.build()[0][PAGE]
+    assert page.count("two, as computed") == 1
+    assert page.index("two, as computed") < page.index("Show code: x")

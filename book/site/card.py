@@ -12,7 +12,7 @@ from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
 from book import records
-from book.cards import Card
+from book.cards import Card, Claim
 from book.site import best, citing, elements, notebooks, press, source
 from book.site.elements import Cell
 from book.site.rebuild import BookDirective
@@ -91,10 +91,15 @@ def rows(card: Card, slug: str, document: str, paper_title: str = "") -> list[tu
 
 
 def claimed(card: Card, document: str, most: int = 3) -> list[Cell]:
-    """The primary claims, then others of the paper's own that can fail, with what came of each on the best evidence."""
+    """The first claims, with what came of each on the best evidence, and where another differs."""
+    lines = leading(card)[:most]
+    return [[*best.verdict(press.best(card.slug, claim), document), " ", claim.statement] for claim in lines]
+
+
+def leading(card: Card) -> list[Claim]:
+    """The primary claims, then others of the paper's own that can fail."""
     first = [claim for claim in card.claims if claim.kind == "primary"]
-    own = first + [c for c in card.claims if c.paper is not None and c.kind not in ("primary", "identity")]
-    return [[*best.verdict(press.best(card.slug, claim), document), " ", claim.statement] for claim in own[:most]]
+    return first + [c for c in card.claims if c.paper is not None and c.kind not in ("primary", "identity")]
 
 
 def related(card: Card, most: int = 3) -> list[str]:

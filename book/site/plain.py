@@ -30,7 +30,7 @@ INSIDE = re.compile(r"\]\(#([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 TOLD = {"admonition", "note", "tip", "warning"}  # directives whose text is the reader's
 PICTURES = {"explore": "a figure to turn", "figure": "figure", "image": "image"}  # what only the page shows
-DIRECTIVES = (*TOLD, *PICTURES, "dropdown", "margin", "code-of", "card", "claims", "evidence", "equation",
+DIRECTIVES = (*TOLD, *PICTURES, "dropdown", "margin", "math", "code-of", "card", "claims", "evidence", "equation",
               "bibliography", *quoting.DIRECTIVES)  # fmt: skip
 ROLES = ("glue:text", "cite", "cite:t", "cite:p", "eq", "doc", "ref", "term", *quoting.ROLES)
 EMPTY = re.compile(r"(?<!`)\{([a-z][a-z:-]*)\}(?:``|`\s+`)(?!`)")
@@ -79,6 +79,8 @@ class Plain:
         if name in TOLD:
             title = f"**{argument}**\n\n" if argument else ""
             return indent + title + self.undirected(body).strip()
+        if name == "math":
+            return f"$$\n{body.strip()}\n$$"
         if name == "code-of":  # within another directive; those that stand alone are cells
             return f"```python\n{source.source_of(argument).text}\n```"
         if name in ("card", "claims") and argument:

@@ -13,7 +13,7 @@ import pytest
 from miniature import HOME, PAGE, Book, text_of
 
 from book import chapters, records, reference
-from book.site import best, elements, press
+from book.site import best, card, elements, press
 
 SLUGS = [slug for slug in press.slugs() if press.card(slug).claims]
 
@@ -147,7 +147,7 @@ def test_the_claims_page_has_a_verdict_for_every_claim_at_every_profile_the_best
 def test_a_card_shows_the_best_evidence_on_its_claims(site, slug):
     page = (site / f"{press.document_of(slug)}.html").read_text(encoding="utf-8")
     shown = re.search(r"It claims.*?</dd>", page, re.DOTALL)[0]
-    own = [claim for claim in press.card(slug).claims if claim.paper is not None][:3]
+    own = card.leading(press.card(slug))[:3]
     lines = re.findall(r'<span class="line">(.*?)(?=<span class="line">|</dd>)', shown, re.DOTALL)
     for claim, line in zip(own, lines, strict=True):
         found = press.best(slug, claim)

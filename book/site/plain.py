@@ -57,7 +57,7 @@ class Plain:
         line.
         """
         text = self.undirected(text)
-        text = NUMBERED.sub(lambda m: f"$${m[1].rstrip()} \\tag{{{self.numbers[m[2]]}}}\n$$", text)
+        text = NUMBERED.sub(lambda m: f"$${aligned(m[1].rstrip())} \\tag{{{self.numbers[m[2]]}}}\n$$", text)
         text = SPAN.sub(r"\1", TARGET.sub("", text))
         text = RELATIVE.sub(lambda m: f"]({self.address(m[1])}{m[2] or ''})", text)
         text = INSIDE.sub(lambda m: f"](#{self.anchors.get(m[1], m[1])})", text)
@@ -80,7 +80,7 @@ class Plain:
             title = f"**{argument}**\n\n" if argument else ""
             return indent + title + self.undirected(body).strip()
         if name == "math":
-            return f"$$\n{body.strip()}\n$$"
+            return f"$${aligned(chr(10) + body.strip())}\n$$"
         if name == "code-of":  # within another directive; those that stand alone are cells
             return f"```python\n{source.source_of(argument).text}\n```"
         if name in ("card", "claims") and argument:
@@ -152,6 +152,13 @@ class Plain:
         """Of a page that a chapter names: from its own folder, or from the root of the book."""
         path = target[1:] if target.startswith("/") else posixpath.join(posixpath.dirname(self.page), target)
         return f"{self.site}{posixpath.normpath(path)}.html"
+
+
+def aligned(formula: str) -> str:
+    """A formula of several lines in an environment of its own, as Sphinx puts it; notebooks refuse one without."""
+    if not re.search(r"&|\\\\", formula) or formula.lstrip().startswith(r"\begin{aligned}"):
+        return formula
+    return f"\n\\begin{{aligned}}{formula}\n\\end{{aligned}}"
 
 
 def _slug(heading: str) -> str:

@@ -41,6 +41,10 @@ def tell() -> plain.Plain:
         ("{term}`Rounds <round>` and a {term}`server`", "Rounds and a server"),
         ("in {eq}`feddf-one` and {eq}`fedbn-layer`", f"in (1) and {OTHER}"),
         (EQUATION, "$$\na = b . % cheap \\tag{1}\n$$"),
+        (
+            EQUATION.replace("a = b", r"a &= b \\ c &= d"),
+            "$$\n\\begin{aligned}\na &= b \\\\ c &= d . % cheap\n\\end{aligned} \\tag{1}\n$$",
+        ),
         ("see [FedBN](../fedbn/chapter.md#method)", f"see [FedBN]({SITE}papers/fedbn/chapter.html#method)"),
         ("[first](#how-it-is-done) and [text](https://a.org/b.md)", "[first](#How-it-is-done) and [text](https://a.org/b.md)"),
         ("{doc}`the primer </papers/fedavg/chapter>`", f"[the primer]({SITE}papers/fedavg/chapter.html)"),

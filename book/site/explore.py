@@ -91,9 +91,9 @@ def of_chapter(text: str, slug: str) -> tuple[Figure, press.Measured | None]:
     if figure.profile not in press.PROFILES:
         raise ValueError(f"no profile {figure.profile!r}; expected one of {', '.join(press.PROFILES)}")
     found = press.measured(slug, figure.profile)
-    for name in figure.metrics() if found else ():
-        if name not in found.metrics:  # type: ignore[union-attr]
-            raise ValueError(f"{slug} has no metric {name!r}; {expressions.like(name, found.metrics)}")  # type: ignore[union-attr]
+    missing = [name for name in figure.metrics() if name not in found.metrics] if found else []
+    if found and missing:
+        raise ValueError(f"{slug} has no metric {missing[0]!r}; {expressions.like(missing[0], found.metrics)}")
     return figure, found
 
 

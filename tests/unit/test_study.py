@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from small import FIELDS
 from torch.nn.functional import cross_entropy
 
 from book import schema
@@ -26,20 +27,7 @@ class Setting(study.Federated):
     mu: float = 0.1
 
 
-SMALL = Setting(
-    data="digits",
-    model=network,
-    flat=True,
-    dtype=torch.float64,
-    samples=200,
-    test=100,
-    clients=4,
-    rounds=3,
-    last=2,
-    seeds=2,
-    split=study.Dirichlet(0.5, least=2),
-    local=Local(1, 20, 0.1),
-)
+SMALL = Setting(**FIELDS)
 
 
 def begin(**changes):

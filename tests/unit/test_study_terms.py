@@ -1,31 +1,15 @@
 """Equal terms of a comparison: what a method may have of its own, what needs a reason, what is evidence."""
 
 import json
-from functools import partial
 
 import pytest
-import torch
+from small import FIELDS
 
 from book import schema
 from fedlib import study
 from fedlib.algorithms import FedAvg, FedProx
-from fedlib.federation import Local
-from fedlib.models import MLP
 
-SMALL = study.Federated(
-    data="digits",
-    model=partial(MLP, 64, (8,)),
-    flat=True,
-    dtype=torch.float64,
-    samples=200,
-    test=100,
-    clients=4,
-    rounds=3,
-    last=2,
-    seeds=1,
-    split=study.Dirichlet(0.5, least=2),
-    local=Local(1, 20, 0.1),
-)
+SMALL = study.Federated(**FIELDS | {"seeds": 1})
 
 
 def begin(**changes):

@@ -39,6 +39,17 @@ class Distillation:
         return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
+def ensemble_logits(logits: Sequence[Tensor]) -> Tensor:
+    """Logits of an ensemble whose members give ``logits`` [..., C] each: the log of their mean probability [..., C].
+
+    Softmax of it is the mean of the members' softmax; the mean of their logits would be the geometric mean instead.
+    Raises ValueError without a member.
+    """
+    if not len(logits):
+        raise ValueError("an ensemble needs at least one member")
+    return torch.stack([z.log_softmax(-1) for z in logits]).logsumexp(0) - math.log(len(logits))
+
+
 def distil(
     net: Net, start: State, x: Tensor, teacher_logits: Tensor, how: Distillation, generator: torch.Generator
 ) -> State:

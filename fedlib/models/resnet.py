@@ -11,7 +11,9 @@ def _norm(kind: str, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
     if kind == "group":
         return nn.GroupNorm(max(1, channels // 8), channels)
-    raise ValueError(f"norm must be 'batch' or 'group' (groups of 8 channels), got {kind!r}")
+    if kind == "layer":
+        return nn.GroupNorm(1, channels)
+    raise ValueError(f"norm must be 'batch', 'group' (groups of 8 channels) or 'layer', got {kind!r}")
 
 
 class _Block(nn.Module):
@@ -32,8 +34,8 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual network of 6n+2 layers with BatchNorm or GroupNorm (groups of 8 channels), 1x1 projections where the
-    width changes.
+    """Residual network of 6n+2 layers with 1x1 projections where the width changes. ``norm`` is ``"batch"``,
+    ``"group"`` (GroupNorm, groups of 8 channels) or ``"layer"`` (one group: over all channels and places of a sample).
 
     Input [B, channels, H, W]; logits [B, classes], or with ``features=True`` the pooled activations [B, 64].
     """

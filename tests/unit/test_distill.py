@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedlib.distill import Distillation, Student, distil
+from fedlib.distill import Distillation, Student, distil, ensemble_logits
 from fedlib.models import MLP
 from fedlib.models.net import Net, clone
 
@@ -191,3 +191,22 @@ def test_divergence_of_one_of_several_students_is_noticed():
     first, *others = students(Distillation(steps=4, lr=1e300, max_norm=None))
     with pytest.raises(ArithmeticError, match="distillation diverged"):
         first.do(others)
+
+
+def test_an_ensembles_probabilities_are_the_mean_of_its_members():
+    z = 5 * torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = ensemble_logits(list(z))
+    assert torch.allclose(found.exp(), z.softmax(-1).mean(0), rtol=1e-12)
+    assert torch.allclose(found.logsumexp(-1), torch.zeros(7, dtype=torch.float64), atol=1e-12)
+    assert not torch.allclose(found.exp(), z.mean(0).softmax(-1), atol=1e-2)  # that is the geometric mean
+
+
+def test_an_ensemble_of_one_is_its_member_and_extreme_logits_stay_finite():
+    z = torch.tensor([[900.0, 0.0, -900.0]], dtype=torch.float64)
+    assert torch.equal(ensemble_logits([z]), z.log_softmax(-1))
+    assert bool(ensemble_logits([z, -z]).isfinite().all())
+
+
+def test_an_ensemble_of_none_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        ensemble_logits([])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +62,11 @@ class Training:
             return self.lr * 0.5 * (1 + math.cos(math.pi * done))
         return self.lr * (0.1 ** ((done >= 0.5) + (done >= 0.75)) if self.schedule == "steps" else 1.0)
 
-    def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
-        """The optimiser, fresh."""
-        nesterov = self.nesterov and self.momentum > 0
-        return torch.optim.SGD(parameters, self.lr, self.momentum, 0.0, self.weight_decay, nesterov)
+    def optimiser(self, parameters: Iterable[nn.Parameter], lr: float | Tensor | None = None) -> torch.optim.SGD:
+        """The optimiser, fresh; with a rate in a tensor on a GPU its step is one kernel that reads the rate there."""
+        nesterov, rate = self.nesterov and self.momentum > 0, self.lr if lr is None else lr
+        fused = True if isinstance(rate, Tensor) else None
+        return torch.optim.SGD(parameters, rate, self.momentum, 0.0, self.weight_decay, nesterov, fused=fused)
 
 
 class Objective:
@@ -76,6 +77,7 @@ class Objective:
     """
 
     modules: Mapping[str, nn.Module] = {}
+    capturable = True  # whether a step on a GPU may be recorded once and replayed: nothing of it is read by the host
 
     def setup(self, trainer: Trainer) -> None:
         """Prepare for a run, before its first step: ``self.modules`` are trained along with ``trainer.network``, by the
@@ -100,7 +102,8 @@ class Trainer:
     """One network, its samples, what it learns and how. ``run()`` trains it; ``history`` has a row for each epoch.
 
     ``model`` makes the network; ``x`` [N, ...] and ``y`` [N] are its samples. ``name`` is part of the keys of first
-    weights, batches and augmentation: the networks of a comparison share a name, a teacher has another. ``watchers``
+    weights, batches and augmentation: the networks of a comparison share a name, a teacher has another. ``precision``
+    is None, as ``dtype`` says, or ``"bf16"``: products in bfloat16, weights and sums as ``dtype`` says. ``watchers``
     add columns to the history. Raises ValueError for samples that cannot work.
     """
 
@@ -116,9 +119,11 @@ class Trainer:
         name: str = "network",
         device: str | torch.device = "auto",
         dtype: torch.dtype = torch.float32,
+        precision: str | None = None,
         watchers: Iterable[Watcher] = (),
     ):
         inputs.check(x, y, [torch.arange(len(y))], dtype, how.lr)
+        self.precision = precision if precision is None else require.one_of("precision", precision, ("bf16",))
         self.device, self.dtype, self.seed, self.name, self.how = devices.pick(device), dtype, seed, name, how
         self.x, self.y = self.input(x), y.long().to(self.device)
         self.model, self.network = model, self.build(model, "init").train()
@@ -156,7 +161,7 @@ class Trainer:
         key = (name, self.seed, model, how, str(about), str(self.device), self.dtype, _digest(x), _digest(y))
         if key not in _kept:
             other = Trainer(model, x, y, objective, how, seed=self.seed, name=name, device=self.device,
-                            dtype=self.dtype)  # fmt: skip
+                            dtype=self.dtype, precision=self.precision)  # fmt: skip
             other.run()
             while len(_kept) >= KEPT:
                 _kept.pop(next(iter(_kept)))
@@ -168,20 +173,15 @@ class Trainer:
         mode. Raises ArithmeticError when training diverges.
         """
         parameters = [p for m in (self.network, *self.objective.modules.values()) for p in m.parameters()]
-        optimiser, step = self.how.optimiser(parameters), 0
+        take, step = Step(self, parameters), 0
         steps = self.how.epochs * len(self._batches(torch.arange(len(self.y))))
         for epoch in range(self.how.epochs):
             self.objective.begin(epoch)
             order = torch.randperm(len(self.y), generator=rng.stream(self.seed, self.name, "batches", epoch))
             total = torch.zeros((), device=self.device, dtype=self.dtype)
-            for rows in self._batches(order):
-                for group in optimiser.param_groups:
-                    group["lr"] = self.how.rate(step, steps)
-                where = rows.to(self.device)
-                x, y = self._augmented(self.x[where], step), self.y[where]
-                optimiser.zero_grad()
-                total += self.objective.backward(self.network, x, y) * (len(rows) / len(self.y))
-                optimiser.step()
+            for rows in self._batches(order.to(self.device)):
+                x, y = self._augmented(self.x[rows], step), self.y[rows]
+                total += take(x, y, self.how.rate(step, steps)) * (len(rows) / len(self.y))
                 step += 1
             self._end(epoch, float(total))
         self.network.eval()
@@ -213,6 +213,59 @@ class Trainer:
         for module in modes:
             module.train()
         self.history.append(row)
+
+
+class Step:
+    """A step of a trainer. On a GPU, whose kernels are shorter than it takes to launch them, the fourth step is
+    recorded and from then on replayed (CUDA graphs), for batches of its size, if the objective is ``capturable``.
+    """
+
+    def __init__(self, trainer: Trainer, parameters: Sequence[nn.Parameter]):
+        self.trainer, self.taken = trainer, 0
+        self.graphs = trainer.device.type == "cuda" and trainer.objective.capturable
+        lr = torch.tensor(trainer.how.lr, device=trainer.device) if self.graphs else None
+        self.optimiser, self.lr = trainer.how.optimiser(parameters, lr), lr
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
+        """Take the step on a batch, and return its loss."""
+        if self.lr is None:
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            return self._now(x, y)
+        self.lr.fill_(rate)
+        if self.graph is None and self.taken >= 3:
+            self._record(x, y)
+        elif self.graph is None or x.shape != self.x.shape:
+            self.taken += 1
+            return self._aside(x, y)
+        self.x.copy_(x), self.y.copy_(y)
+        assert self.graph is not None
+        self.graph.replay()
+        return self.loss
+
+    def _now(self, x: Tensor, y: Tensor) -> Tensor:
+        half = self.trainer.precision == "bf16"
+        self.optimiser.zero_grad()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+            loss = self.trainer.objective.backward(self.trainer.network, x, y)
+        self.optimiser.step()
+        return loss.to(self.trainer.dtype)
+
+    def _aside(self, x: Tensor, y: Tensor) -> Tensor:
+        """On a stream of its own, as recording asks for."""
+        stream, here = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            loss = self._now(x, y)
+        here.wait_stream(stream)
+        return loss
+
+    def _record(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y, self.graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
+        self.optimiser.zero_grad()
+        with torch.cuda.graph(self.graph):
+            self.loss = self._now(self.x, self.y)
 
 
 @torch.no_grad()

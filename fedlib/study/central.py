@@ -26,6 +26,7 @@ class Central(Setting):
     test: int | None = None  # test samples; None: all
     normalise: bool = True  # standardised channels; else pixels in [0, 1]
     flat: bool = False  # samples as rows [N, D]
+    precision: str | None = None  # "bf16": products in bfloat16
     redraw: bool = False  # training and test part drawn anew for each seed from all samples of the set
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class Central(Setting):
         samples = self.draw(seed) if samples is None else samples
         watchers = [*self.watchers(samples), *(make(samples) for make in watch)]
         return Trainer(self.model, samples.x, samples.y, algorithm, self.training, seed=seed, device=device,
-                       dtype=self.dtype, watchers=watchers)  # fmt: skip
+                       dtype=self.dtype, precision=self.precision, watchers=watchers)  # fmt: skip
 
     def play(self, started: Sequence[Trainer]) -> None:
         """Train one after the other."""

@@ -259,6 +259,33 @@ def test_federations_and_networks_do_not_mix(experiment: study.Experiment) -> No
         experiment.compare({"plain": Objective()}, "ceiling", ceiling=True)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_recorded_step_is_the_step(schedule: str) -> None:
+    """50 samples in batches of 16: the last of an epoch, of two, is taken unrecorded in between."""
+
+    class Slow(Objective):
+        capturable = False
+
+    x, y = samples()
+    how, ends = Training(6, 16, 0.2, 0.8, True, 1e-2, schedule), []
+    for objective in (Objective(), Slow()):
+        one = Trainer(network, x, y, objective, how, device="cuda")
+        history = one.run()
+        ends.append((weights(one.network), [row["loss"] for row in history]))
+    assert torch.allclose(ends[0][0], ends[1][0], rtol=1e-4, atol=1e-5)
+    assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-4)
+
+
+def test_products_in_bfloat16_are_near() -> None:
+    x, y = samples()
+    exact, half = (
+        Trainer(network, x, y, Objective(), SHORT, device="cpu", precision=p).run()[-1]["loss"] for p in (None, "bf16")
+    )
+    assert exact != half
+    assert half == pytest.approx(exact, rel=0.05)
+
+
 def test_two_trainers_share_no_weights() -> None:
     one = trainer()
     two = copy.deepcopy(one.network)

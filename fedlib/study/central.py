@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
-from fedlib import metrics
+from fedlib import data, metrics
+from fedlib.data import glyphs
 from fedlib.study.setting import Samples, Setting, drawn
 from fedlib.training import Objective, Trainer, Training, Watcher, predict
 
@@ -26,6 +29,8 @@ class Central(Setting):
     test: int | None = None  # test samples; None: all
     normalise: bool = True  # standardised channels; else pixels in [0, 1]
     flat: bool = False  # samples as rows [N, D]
+    look: glyphs.Domain | None = None  # of data="glyphs": how letters are rendered, anew for each seed
+    side: int = 28  # and how many pixels they have a side
     precision: str | None = None  # "bf16": products in bfloat16
     redraw: bool = False  # training and test part drawn anew for each seed from all samples of the set
 
@@ -33,12 +38,16 @@ class Central(Setting):
         super().__post_init__()
         if not callable(self.model):
             raise ValueError(f"model: expected something to call, which makes a network; got {self.model!r}")
+        if self.look is not None and self.data != "glyphs":
+            raise ValueError(f"look: says how letters are rendered, and the data are {self.data!r}, not 'glyphs'")
         if not isinstance(self.training, Training):
             raise ValueError(f"training: expected how to train, such as Training(epochs=5); got {self.training!r}")
 
     def draw(self, seed: int) -> Samples:
         """The samples of a seed."""
-        return drawn(self, seed)
+        if self.data != "glyphs" or self.look is None:
+            return drawn(self, seed)
+        return _rendered(self.samples or 2000, self.test or 500, self.side, self.look, self.flat, self.dtype, seed)
 
     def watchers(self, samples: Samples) -> Sequence[Watcher]:
         """What is looked at after the last epochs, those that judge: ``accuracy`` on the test set."""
@@ -76,3 +85,13 @@ class Central(Setting):
         """Train one after the other."""
         for trainer in started:
             trainer.run()
+
+
+@lru_cache(maxsize=32)  # rendering a set takes as long as training a small network on it
+def _rendered(
+    train: int, test: int, side: int, look: glyphs.Domain, flat: bool, dtype: torch.dtype, seed: int
+) -> Samples:
+    data.load("glyphs")  # the fonts are part of the provenance
+    own = glyphs.dataset(train=train, test=test, size=side, domain=look, seed=seed, dtype=dtype)
+    own = own.flat() if flat else own
+    return Samples(own.x_train, own.y_train, own.x_test, own.y_test)

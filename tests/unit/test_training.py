@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fedlib import losses, rng, study
+from fedlib.data import glyphs
 from fedlib.study import Method, grid
 from fedlib.training import Objective, Trainer, Training, interpolated, predict
 
@@ -173,7 +174,9 @@ def test_a_column_with_two_authors_is_refused() -> None:
 
 def test_divergence_is_an_arithmetic_error() -> None:
     with pytest.raises(ArithmeticError, match="diverged"):
-        Trainer(lambda: nn.Linear(4, 3), *samples(), Objective(), Training(20, 16, 1e308), dtype=torch.float64).run()
+        Trainer(
+            lambda: nn.Linear(4, 3), *samples(), Objective(), Training(20, 16, 1e308), dtype=torch.float64, device="cpu"
+        ).run()
 
 
 def test_augmentation_is_keyed_by_step() -> None:
@@ -246,6 +249,19 @@ def test_they_are_tuned_as_those_of_federations_are(experiment: study.Experiment
 def test_a_run_that_diverges_scores_chance(experiment: study.Experiment) -> None:
     runs = experiment.compare({"wild": Method(Objective(), lr=1e38, momentum=0.0)}, chance={"accuracy": 0.1})
     assert runs.mean("wild", "accuracy") == 0.1
+
+
+def test_letters_are_rendered_anew_for_each_seed_and_once_for_all_methods() -> None:
+    setting = study.Central(
+        data="glyphs", look=glyphs.Domain(noise=0.1), side=8, model=nn.Identity, samples=40, test=20, seeds=2
+    )
+    one, other = setting.draw(0), setting.draw(1)
+    assert one.x.shape == (40, 1, 8, 8)
+    assert len(one.y_test) == 20
+    assert one.x is setting.draw(0).x
+    assert not torch.equal(one.x, other.x)
+    with pytest.raises(ValueError, match="look"):
+        study.Central(data="digits", look=glyphs.Domain(), model=nn.Identity, seeds=1)
 
 
 def test_federations_and_networks_do_not_mix(experiment: study.Experiment) -> None:

@@ -29,7 +29,7 @@ class Central(Setting):
     test: int | None = None  # test samples; None: all
     normalise: bool = True  # standardised channels; else pixels in [0, 1]
     flat: bool = False  # samples as rows [N, D]
-    look: glyphs.Domain | None = None  # of data="glyphs": how letters are rendered, anew for each seed
+    look: glyphs.Domain | None = None  # how the letters of data="glyphs" are rendered, anew for each seed
     side: int = 28  # and how many pixels they have a side
     precision: str | None = None  # "bf16": products in bfloat16
     redraw: bool = False  # training and test part drawn anew for each seed from all samples of the set
@@ -38,8 +38,6 @@ class Central(Setting):
         super().__post_init__()
         if not callable(self.model):
             raise ValueError(f"model: expected something to call, which makes a network; got {self.model!r}")
-        if self.look is not None and self.data != "glyphs":
-            raise ValueError(f"look: says how letters are rendered, and the data are {self.data!r}, not 'glyphs'")
         if not isinstance(self.training, Training):
             raise ValueError(f"training: expected how to train, such as Training(epochs=5); got {self.training!r}")
 

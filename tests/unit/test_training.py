@@ -260,8 +260,6 @@ def test_letters_are_rendered_anew_for_each_seed_and_once_for_all_methods() -> N
     assert len(one.y_test) == 20
     assert one.x is setting.draw(0).x
     assert not torch.equal(one.x, other.x)
-    with pytest.raises(ValueError, match="look"):
-        study.Central(data="digits", look=glyphs.Domain(), model=nn.Identity, seeds=1)
 
 
 def test_federations_and_networks_do_not_mix(experiment: study.Experiment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class CutMix(Objective):
         self.cutmix = require.real("cutmix", cutmix, least=0)
 
     def setup(self, trainer: Trainer) -> None:
+        """The draws that mix have a stream of their own."""
         self.draws = rng.stream(trainer.seed, trainer.name, "mix")
 
     def mixed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Fit]:
@@ -55,6 +57,7 @@ class CutMix(Objective):
         return x, lambda z: stays * losses.cross_entropy(z, y) + (1 - stays) * losses.cross_entropy(z, y[other])
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """What the mixed labels say of the mixed images."""
         x, fit = self.mixed(x, y)
         return fit(network(x))
 
@@ -87,8 +90,9 @@ class FRSKD(CutMix):
         self.detached, self.width, self.depth = detached, width, depth
 
     def setup(self, trainer: Trainer) -> None:
+        """The self-teacher, trained along."""
         super().setup(trainer)
-        net = trainer.network
+        net: Any = trainer.network
         teacher = trainer.build(lambda: SelfTeacher(net.widths, net.classes, self.width, self.depth), "self-teacher")
         self.modules = {"teacher": teacher}
 
@@ -101,6 +105,7 @@ class FRSKD(CutMix):
         return attention_gap(maps, refined)
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of the four, on a batch x [B, C, H, W]."""
         x, fit = self.mixed(x, y)
         logits, maps = network(x, maps=True)
         fed = [m.detach() for m in maps] if self.detached else maps
@@ -125,14 +130,18 @@ class Heads(Objective):
         self.temperature = require.real("temperature", temperature, above=0)
 
     def setup(self, trainer: Trainer) -> None:
-        net = trainer.network
-        make = lambda: nn.ModuleList(nn.Linear(w, net.classes) for w in net.widths[:-1])  # noqa: E731
-        self.modules = {"heads": trainer.build(make, "heads")}
+        """The heads, trained along."""
+        net: Any = trainer.network
+        self.heads: Any = trainer.build(
+            lambda: nn.ModuleList(nn.Linear(w, net.classes) for w in net.widths[:-1]), "heads"
+        )
+        self.modules = {"heads": self.heads}
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The sum over network and heads."""
         logits, maps = network(x, maps=True)
         total = losses.cross_entropy(logits, y)
-        for head, map_ in zip(self.modules["heads"], maps, strict=False):  # type: ignore[arg-type]
+        for head, map_ in zip(self.heads, maps, strict=False):
             early = head(map_.mean((2, 3)))
             total = total + (1 - self.weight) * losses.cross_entropy(early, y)
             total = total + self.weight * losses.kd(early, logits, self.temperature)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class SelfTeacher(nn.Module):
         if len(channels) < 2:
             raise ValueError(f"a pyramid needs two maps at least, got channels {tuple(channels)}")
         wide = [width * c for c in channels]
-        pairs = list(zip(wide, wide[1:], strict=False))
+        pairs = list(pairwise(wide))
         self.lateral = nn.ModuleList(map(_lateral, channels, wide))
         self.from_above = nn.ModuleList(_lateral(high, low) for low, high in pairs)
         self.from_below = nn.ModuleList(_lateral(low, high) for low, high in pairs)
@@ -87,6 +88,6 @@ class SelfTeacher(nn.Module):
 
 def _check(maps: Sequence[Tensor], count: int) -> None:
     sizes = [tuple(m.shape[2:]) for m in maps]
-    halves = all(tuple(n // 2 for n in a) == b and not any(n % 2 for n in a) for a, b in zip(sizes, sizes[1:]))  # noqa: B905
+    halves = all(a == tuple(2 * n for n in b) for a, b in pairwise(sizes))
     if len(maps) != count or not halves:
         raise ValueError(f"expected {count} maps, each half as high and wide as the one before; got sizes {sizes}")

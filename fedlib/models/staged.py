@@ -39,7 +39,9 @@ class StagedResNet(nn.Module):
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
             before = widths[i - 1] if i else width
-            stage: list[nn.Module] = [] if i and blocks else [_convolution(channels if not i else before, width, i, norm)]
+            stage: list[nn.Module] = (
+                [] if i and blocks else [_convolution(channels if not i else before, width, i, norm)]
+            )
             stage += [_Block(before if j == 0 else width, width, norm) for j in range(blocks)]
             self.stages.append(nn.Sequential(*stage))
         self.head = nn.Linear(widths[-1], classes)

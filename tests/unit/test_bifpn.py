@@ -118,5 +118,3 @@ def test_maps_that_do_not_halve_are_refused():
         teacher(maps[:2])
     with pytest.raises(ValueError, match="two maps"):
         SelfTeacher((4,))
-
-

@@ -137,7 +137,7 @@ def test_the_self_teachers_labels_reach_the_network_unless_the_maps_are_detached
 
 
 def test_everything_off_and_detached_is_the_plain_network_bit_for_bit():
-    """Also with BatchNorm, weight decay and another module in the optimiser: its first weights have their own stream."""
+    """With BatchNorm, weight decay, and another module in the optimiser: its first weights have their own stream."""
     plain, off = trainer(Objective()), trainer(FRSKD(0, 0, detached=True))
     plain.run()
     off.run()

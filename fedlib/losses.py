@@ -4,7 +4,7 @@ Logits are [B, C]; every loss is the mean over the batch, a scalar. Each has an 
 dimensions are kept: logits [..., B, C] give losses [...], and weights that are a stack of K clients give K values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -106,3 +106,46 @@ def model_contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperatu
     _check_temperature(temperature)
     attract, repel = (functional.cosine_similarity(z, other.detach(), dim=-1) for other in (z_global, z_previous))
     return -functional.logsigmoid((attract - repel) / temperature).mean(-1)
+
+
+def fsp(low: Tensor, high: Tensor) -> Tensor:
+    """Flow between two layers: the Gram matrix of feature maps [B, C_low, H, W] and [B, C_high, H', W'], that is
+    sum_p low_p high_p^T / (H W) over places p: [B, C_low, C_high].
+
+    (Yim et al. 2017, equation 1.) The larger map is max-pooled to the smaller, whose H W divides. Distillation compares
+    these matrices of two networks, not the maps. Raises ValueError unless both are [B, C, H, W] with one B.
+    """
+    _check_maps(low=low, high=high)
+    if len(low) != len(high):
+        raise ValueError(f"low and high must be of the same samples, got {len(low)} and {len(high)}")
+    places = min(low.shape[2:], high.shape[2:], key=lambda size: size[0] * size[1])
+    low, high = (functional.adaptive_max_pool2d(m, tuple(places)) for m in (low, high))
+    return torch.einsum("bchw,bdhw->bcd", low, high) / (places[0] * places[1])
+
+
+def attention_transfer(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+    """Attention transfer: sum over the maps of ||q_S / ||q_S|| - q_T / ||q_T|| ||_2, mean over the batch.
+
+    A map [B, C, H, W] has the attention q = mean_c m_c^2, a vector of its H W places (Zagoruyko and Komodakis 2017,
+    equation 2; their code has the mean of the squared difference instead of the norm). A student's map may have another
+    number of channels than the teacher's, but not another size. No gradient flows to the teacher. Raises ValueError
+    for maps that do not fit, or none.
+    """
+    if len(student_maps) != len(teacher_maps) or not len(student_maps):
+        raise ValueError(
+            f"expected as many maps of both, and one at least; got {len(student_maps)} and {len(teacher_maps)}"
+        )
+    total = student_maps[0].new_zeros(())
+    for i, (s, t) in enumerate(zip(student_maps, teacher_maps, strict=True)):
+        _check_maps(**{f"student_maps[{i}]": s, f"teacher_maps[{i}]": t})
+        if (len(s), *s.shape[2:]) != (len(t), *t.shape[2:]):
+            raise ValueError(f"maps {i} must have one batch, height and width, got {list(s.shape)} and {list(t.shape)}")
+        q, q_teacher = (functional.normalize(m.square().mean(1).flatten(1), dim=1) for m in (s, t.detach()))
+        total = total + (q - q_teacher).norm(dim=1).mean()
+    return total
+
+
+def _check_maps(**given: Tensor) -> None:
+    for name, maps in given.items():
+        if maps.ndim != 4 or maps.numel() == 0:
+            raise ValueError(f"{name} must be feature maps [B, C, H, W], none of them 0, got {list(maps.shape)}")

@@ -5,8 +5,8 @@ Lee and Song (2022, "Knowledge Transfer via Decomposing Essential Information") 
 
 A map [B, C, H, W] is a matrix M [B, P, C] with a row for each of its P = H W places, M = U diag(s) V^T. The right
 singular vectors, the columns of V, live in the C channels: two networks need equally many channels, but not equally
-large maps. They are known up to a sign each; here their entries sum to no less than 0. A map behind a ReLU has no negative
-entry, and then nor has its first vector (Perron and Frobenius).
+large maps. They are known up to a sign each; here their entries sum to no less than 0. A map behind a ReLU has no
+negative entry, and nor has its first vector then (Perron and Frobenius).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Vectors(torch.autograd.Function):
         return vectors[..., :keep].clone(), first
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         """Gradient of M from that of the vectors."""
         m, values, v = ctx.saved_tensors
         keep, squares = grad.shape[-1], values.square()
@@ -93,7 +93,7 @@ def _inverse(gaps: Tensor, squares: Tensor) -> Tensor:
 
 
 def align(student: Tensor, teacher: Tensor) -> Tensor:
-    """For each of the teacher's vectors [B, C, k] the one of the student's [B, C, n] that is most nearly parallel, turned
+    """For each of the teacher's vectors [B, C, k] that of the student's [B, C, n] which is most nearly parallel, turned
     to its side: [B, C, k] (Lee et al. 2018, section 3.2). Choice and sign are constants to the gradient.
     """
     cosines = (teacher.mT @ student).detach()
@@ -125,7 +125,8 @@ def kd_svd(
     ``keep`` vectors of every teacher's map; the student's come from ``keep + spare`` by :func:`align`, or without
     ``aligned`` are its first. Both are weighted by the teacher's singular values, scaled to length 1 (with one vector
     the weight is 1). Maps of one layer have equally many channels in both networks. No gradient flows to the teacher.
-    ``coins`` toss the sign of every vector, of both networks, before they are aligned: a routine may give either. Raises ValueError for fewer than two layers, or channels that differ.
+    ``coins`` toss the sign of every vector, of both networks, before they are aligned: a routine may give either.
+    Raises ValueError for fewer than two layers, or channels that differ.
     """
     if len(student_maps) != len(teacher_maps) or len(student_maps) < 2:
         raise ValueError(
@@ -163,7 +164,8 @@ def _signs(vectors: Tensor, coins: torch.Generator | None) -> Tensor | float:
 def clipped_sum(main: Sequence[Tensor], extra: Sequence[Tensor], share: float) -> list[Tensor]:
     """main + extra, tensor by tensor, each of ``extra`` cut to at most ``share`` times the length of its ``main``.
 
-    The step of Lee et al. (2018, section 3.4) for a task and a transfer beside it. Raises ValueError for a negative share.
+    The step of Lee et al. (2018, section 3.4) for a task and a transfer beside it. Raises ValueError for a negative
+    share.
     """
     if not share >= 0:
         raise ValueError(f"share must not be negative, got {share}")

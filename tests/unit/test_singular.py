@@ -1,4 +1,6 @@
-"""Right singular vectors, their gradient, and KD-SVD made of them: float64, against definitions and finite differences."""
+"""Right singular vectors, their gradient, and KD-SVD: float64, against definitions and finite differences."""
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -154,7 +156,7 @@ def test_loss_from_the_definition_and_by_both_ways():
             best = max(range(min(4, vs.shape[1], s[b, 0].numel())), key=lambda j: abs(float(vs[:, j] @ vt[:, 0])))
             v_teacher = vt[:, 0] * torch.sign(vt[:, 0].sum())
             vectors.append((vs[:, best] * torch.sign(vs[:, best] @ v_teacher), v_teacher))
-        for (a, c), (d, e) in zip(vectors, vectors[1:], strict=False):
+        for (a, c), (d, e) in pairwise(vectors):
             for m in range(len(a)):
                 for n in range(len(d)):
                     mine, theirs = torch.exp(-((a[m] - d[n]) ** 2) / 8), torch.exp(-((c[m] - e[n]) ** 2) / 8)
@@ -170,7 +172,7 @@ def test_two_vectors_are_weighted_by_the_teachers_values_on_both_sides():
         (vs, _), (vt, values) = decompose(s, min(5, s.shape[1], s.shape[2] ** 2)), decompose(t, 2)
         weight = (values / values.norm(dim=1, keepdim=True))[:, None]
         pairs.append((align(vs, vt) * weight, vt * weight))
-    for (a, c), (d, e) in zip(pairs, pairs[1:], strict=False):
+    for (a, c), (d, e) in pairwise(pairs):
         total += float((correlation(a, d) - correlation(c, e)).square().sum())
     assert float(kd_svd(student, teacher, keep=2)) == pytest.approx(total, rel=1e-10)
 
@@ -265,11 +267,11 @@ def test_what_does_not_fit_is_refused():
     student, teacher = networks()
     with pytest.raises(ValueError, match="two at least"):
         kd_svd(student[:1], teacher[:1])
-    with pytest.raises(ValueError, match="as many channels"):
+    with pytest.raises(ValueError, match="samples and channels"):
         kd_svd(student[::-1], teacher)
     with pytest.raises(ValueError, match="way must be one of"):
         decompose(student[0], 1, "qr")
-    with pytest.raises(ValueError, match="has no so many vectors"):
+    with pytest.raises(ValueError, match="has fewer vectors"):
         decompose(student[0], 6)
     with pytest.raises(ValueError, match="expected feature maps"):
         decompose(student[0][0])

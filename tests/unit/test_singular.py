@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_refused():
     student, teacher = networks()
     with pytest.raises(ValueError, match="two at least"):
         kd_svd(student[:1], teacher[:1])
-    with pytest.raises(ValueError, match="as many samples and channels"):
+    with pytest.raises(ValueError, match="one batch and as many channels"):
         kd_svd(student[::-1], teacher)
     with pytest.raises(ValueError, match="way must be one of"):
         decompose(student[0], 1, "qr")

@@ -8,13 +8,13 @@ with respect to the data: a derivative of derivatives, over all steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, grad_and_value, vmap
+from torch.func import vmap
 from torch.nn.functional import log_softmax, one_hot, softplus
 
 from fedlib import require, rng
@@ -108,26 +108,51 @@ def one_after_another(parts: Sequence[Distilled], alternating: bool = False) -> 
 
 
 def soft_cross_entropy(logits: Tensor, label_logits: Tensor) -> Tensor:
-    """Cross-entropy of softmax(logits) and the soft labels softmax(label_logits), both [B, C], mean over the batch."""
-    return -(label_logits.softmax(-1) * log_softmax(logits, -1)).sum(-1).mean()
+    """Cross-entropy of softmax(logits) and the soft labels softmax(label_logits), both [..., B, C]: the mean over each
+    batch, [...].
+    """
+    return -(label_logits.softmax(-1) * log_softmax(logits, -1)).sum(-1).mean(-1)
 
 
 def follow(net: Net, start: State, steps: Steps, number: int | None = None) -> State:
     """The weights after the first ``number`` steps (all of them): w <- w - rate * gradient on the step's batch.
 
-    Differentiable in whatever the steps are made of. Raises ValueError for a network with buffers or dropout: its
-    steps are no function of its weights.
+    Differentiable in the steps, where they require gradients. Raises ValueError for a network with buffers or dropout:
+    its steps are no function of its weights.
     """
     _pure(net)
+    stacked = Steps(*(part[:number].unsqueeze(1) for part in steps))
+    reached = _follow(_forward(net, 1), {n: w[None] for n, w in start.items()}, stacked)
+    return {n: w[0] for n, w in reached.items()}
 
-    def loss(weights: State, x: Tensor, labels: Tensor) -> Tensor:
-        return soft_cross_entropy(net(weights, x, train=True), labels)
 
-    weights = start
-    for x, labels, rate in zip(*(part[:number].unbind() for part in steps), strict=True):
-        slope = grad(loss)(weights, x, labels)
-        weights = {n: w - rate * slope[n] for n, w in weights.items()}
-    return weights
+Forward = Callable[[State, Tensor], Tensor]
+
+
+def _forward(net: Net, count: int) -> Forward:
+    """The network for a stack of so many weights and batches: logits [count, B, C]."""
+
+    def one(weights: State, x: Tensor) -> Tensor:
+        return net(weights, x, train=True)
+
+    if count > 1:
+        return vmap(one)
+    return lambda weights, x: one({n: w[0] for n, w in weights.items()}, x[0])[None]
+
+
+@torch.enable_grad()
+def _follow(forward: Forward, start: State, steps: Steps) -> State:
+    """Weights [P, ...] after steps of batches [M, P, B, ...], labels [M, P, B, C] and rates [M, P]."""
+    learning = any(part.requires_grad for part in steps)
+    weights = {n: w.detach().requires_grad_() for n, w in start.items()}
+    for x, labels, rates in zip(*(part.unbind() for part in steps), strict=True):
+        loss = soft_cross_entropy(forward(weights, x), labels).sum()  # weights of one do not move another's loss
+        slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=learning)
+        moved = zip(weights.items(), slopes, strict=True)
+        weights = {n: w - rates.reshape(-1, *[1] * (w.ndim - 1)) * slope for (n, w), slope in moved}
+        if not learning:
+            weights = {n: w.detach().requires_grad_() for n, w in weights.items()}
+    return weights if learning else {n: w.detach() for n, w in weights.items()}
 
 
 @dataclass(eq=False)
@@ -192,45 +217,44 @@ def outer_loss(net: Net, data: Distilled, start: State, x: Tensor, y: Tensor) ->
 
 
 def _distil(net: Net, sources: Sequence[Source], how: Condensation) -> list[Distilled]:
+    _pure(net)
     params = Stack(_stack([source.first(how)._asdict() for source in sources]))
+    learnt = Stack({n: params[n] for n in params if n not in how.fixed})
     streams = [{use: s.draws(use) for use in ("batches", "resets", "masks", "noise")} for s in sources]
-    common = _stack([s.start for s in sources])
-
-    def loss(data: State, start: State, noise: Tensor, hidden: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        images = torch.where(hidden, noise, data["images"]) if how.masked else data["images"]
-        return outer_loss(net, Distilled(**(data | {"images": images})), start, x, y)
-
-    slope = grad_and_value(loss)
-    # one source alone needs no vmap, which turns convolutions into grouped ones
-    every = vmap(slope) if len(sources) > 1 else _alone(slope)
-    adam, memory, total = Adam(how.outer_lr, beta1=0.5), Memory(), torch.zeros(len(sources))
+    batches = _batches(sources, streams, how.real_batch)
+    common, forward = _stack([s.start for s in sources]), _forward(net, len(sources))
+    adam, memory, losses = Adam(how.outer_lr, beta1=0.5), Memory(), torch.zeros(len(sources))
     for update in range(how.updates):
-        batch = [_batch(s, how.real_batch, draw["batches"]) for s, draw in zip(sources, streams, strict=True)]
-        start = _starts(sources, common, streams, how, update)
-        noise, hidden = _masks(params["images"], streams, how)
-        x, y = (torch.stack(part) for part in zip(*batch, strict=True))
-        grads, values = every(dict(params), start, noise, hidden, x, y)
-        learnt = Stack({n: grads[n].detach() for n in params if n not in how.fixed})
-        clipped = learnt if how.max_norm is None else clip_norm(learnt, how.max_norm)
-        rate = how.outer_lr * 0.5 ** (update // how.halve) if how.halve else how.outer_lr
-        adam.step({n: params[n] for n in learnt}, clipped, memory, rate)
-        total = values.detach()
-    require.finite("distilled data and the loss of their network", total, *params.values())
+        x, y = next(batches)
+        leaves = {n: t.detach().requires_grad_() for n, t in params.items()}
+        steps = _steps(Distilled(**(leaves | {"images": _masked(leaves["images"], streams, how)})))
+        end = _follow(forward, _starts(sources, common, streams, how, update), steps)
+        losses = cross_entropy(forward(end, x), y)
+        slopes = torch.autograd.grad(losses.sum(), [leaves[n] for n in learnt])
+        grads = Stack(zip(learnt, slopes, strict=True))
+        clipped = grads if how.max_norm is None else clip_norm(grads, how.max_norm)
+        adam.step(learnt, clipped, memory, how.outer_lr * 0.5 ** (update // how.halve) if how.halve else None)
+    require.finite("distilled data and the loss of their network", losses.detach(), *params.values())
     return [Distilled(**{n: t[i] for n, t in params.items()}) for i in range(len(sources))]
 
 
-def _alone(slope: Callable) -> Callable:
-    def one(*stacks: State | Tensor) -> tuple[State, Tensor]:
-        first = [{n: t[0] for n, t in s.items()} if isinstance(s, Mapping) else s[0] for s in stacks]
-        grads, value = slope(*first)
-        return {n: g[None] for n, g in grads.items()}, value[None]
+def _steps(stack: Distilled) -> Steps:
+    """The steps of a stack of distilled data: batches [M, P, B, ...], labels [M, P, B, C], rates [M, P]."""
+    first = stack._replace(
+        images=stack.images.transpose(0, 1), labels=stack.labels.transpose(0, 1), rates=stack.rates.T
+    )
+    return first.prescription()
 
-    return one
 
-
-def _batch(source: Source, size: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    rows = torch.randint(len(source.y), (size,), generator=draws).to(source.y.device)
-    return source.x[rows], source.y[rows]
+def _batches(sources: Sequence[Source], streams: list[dict], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Real samples x [P, size, ...] and classes y [P, size], drawn with replacement, for one update after another."""
+    x, y = torch.cat([s.x for s in sources]), torch.cat([s.y for s in sources])
+    counts = [len(s.y) for s in sources]
+    first = torch.tensor([0, *counts[:-1]]).cumsum(0)[:, None]
+    while True:
+        drawn = [torch.randint(n, (size,), generator=d["batches"]) for n, d in zip(counts, streams, strict=True)]
+        rows = (torch.stack(drawn) + first).to(y.device)
+        yield x[rows], y[rows]
 
 
 def _starts(sources: Sequence[Source], common: State, streams: list[dict], how: Condensation, update: int) -> State:
@@ -252,16 +276,16 @@ def _fresh(source: Source, update: int) -> State:
     return source.fresh(update)
 
 
-def _masks(images: Tensor, streams: list[dict], how: Condensation) -> tuple[Tensor, Tensor]:
-    """Noise in the shape of the images [P, S, B, ...], and which images are hidden behind it [P, S, B, 1, ...]."""
-    count, each = math.prod(images.shape[1:3]), images.shape[3:]
+def _masked(images: Tensor, streams: list[dict], how: Condensation) -> Tensor:
+    """Images [P, S, B, ...], a share of each source's replaced by noise."""
     if not how.masked:
-        return images, torch.zeros(images.shape[:3], dtype=torch.bool, device=images.device)
+        return images
+    count, each = math.prod(images.shape[1:3]), images.ndim - 3
     hide = round(how.masked * count)
     chosen = torch.stack([torch.randperm(count, generator=draw["masks"]) < hide for draw in streams])
     noise = [torch.randn(images.shape[1:], generator=draw["noise"], dtype=images.dtype) for draw in streams]
-    hidden = chosen.reshape(*images.shape[:3], *[1] * len(each))
-    return torch.stack(noise).to(images.device), hidden.to(images.device)
+    hidden = chosen.reshape(*images.shape[:3], *[1] * each)
+    return torch.where(hidden.to(images.device), torch.stack(noise).to(images.device), images)
 
 
 def _stack(states: Sequence[Mapping[str, Tensor]]) -> State:

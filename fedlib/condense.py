@@ -122,7 +122,7 @@ def follow(net: Net, start: State, steps: Steps, number: int | None = None) -> S
     """
     _pure(net)
     stacked = Steps(*(part[:number].unsqueeze(1) for part in steps))
-    reached = _follow(_forward(net, 1), {n: w[None] for n, w in start.items()}, stacked)
+    reached = follow_all(_forward(net, 1), {n: w[None] for n, w in start.items()}, stacked)
     return {n: w[0] for n, w in reached.items()}
 
 
@@ -141,7 +141,7 @@ def _forward(net: Net, count: int) -> Forward:
 
 
 @torch.enable_grad()
-def _follow(forward: Forward, start: State, steps: Steps) -> State:
+def follow_all(forward: Forward, start: State, steps: Steps) -> State:
     """Weights [P, ...] after steps of batches [M, P, B, ...], labels [M, P, B, C] and rates [M, P]."""
     learning = any(part.requires_grad for part in steps)
     weights = {n: w.detach().requires_grad_() for n, w in start.items()}
@@ -192,8 +192,8 @@ def distil(net: Net, sources: Sequence[Source], how: Condensation) -> list[Disti
     """
     _pure(net)
     if net.convolutional and net.device.type == "cpu":  # grouped convolutions would be slower than one by one
-        return [found for source in sources for found in _distil(net, [source], how)]
-    return _distil(net, sources, how)
+        return [found for source in sources for found in distil_all(net, [source], how)]
+    return distil_all(net, sources, how)
 
 
 def in_turn(net: Net, federations: Sequence[Sequence[Source]], how: Condensation) -> list[list[Distilled]]:
@@ -216,7 +216,7 @@ def outer_loss(net: Net, data: Distilled, start: State, x: Tensor, y: Tensor) ->
     return cross_entropy(net(follow(net, start, data.prescription()), x, train=True), y)
 
 
-def _distil(net: Net, sources: Sequence[Source], how: Condensation) -> list[Distilled]:
+def distil_all(net: Net, sources: Sequence[Source], how: Condensation) -> list[Distilled]:
     _pure(net)
     params = Stack(_stack([source.first(how)._asdict() for source in sources]))
     learnt = Stack({n: params[n] for n in params if n not in how.fixed})
@@ -228,7 +228,7 @@ def _distil(net: Net, sources: Sequence[Source], how: Condensation) -> list[Dist
         x, y = next(batches)
         leaves = {n: t.detach().requires_grad_() for n, t in params.items()}
         steps = _steps(Distilled(**(leaves | {"images": _masked(leaves["images"], streams, how)})))
-        end = _follow(forward, _starts(sources, common, streams, how, update), steps)
+        end = follow_all(forward, _starts(sources, common, streams, how, update), steps)
         losses = cross_entropy(forward(end, x), y)
         slopes = torch.autograd.grad(losses.sum(), [leaves[n] for n in learnt])
         grads = Stack(zip(learnt, slopes, strict=True))

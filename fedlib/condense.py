@@ -146,7 +146,7 @@ def follow_all(forward: Forward, start: State, steps: Steps) -> State:
     learning = any(part.requires_grad for part in steps)
     weights = {n: w.detach().requires_grad_() for n, w in start.items()}
     for x, labels, rates in zip(*(part.unbind() for part in steps), strict=True):
-        loss = soft_cross_entropy(forward(weights, x), labels).sum()  # weights of one do not move another's loss
+        loss = soft_cross_entropy(forward(weights, x), labels).sum()  # nobody's weights move another's
         slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=learning)
         moved = zip(weights.items(), slopes, strict=True)
         weights = {n: w - rates.reshape(-1, *[1] * (w.ndim - 1)) * slope for (n, w), slope in moved}
@@ -217,6 +217,7 @@ def outer_loss(net: Net, data: Distilled, start: State, x: Tensor, y: Tensor) ->
 
 
 def distil_all(net: Net, sources: Sequence[Source], how: Condensation) -> list[Distilled]:
+    """:func:`distil` in one computation, whatever the network."""
     _pure(net)
     params = Stack(_stack([source.first(how)._asdict() for source in sources]))
     learnt = Stack({n: params[n] for n in params if n not in how.fixed})

@@ -389,3 +389,58 @@ class TestSourcesAndWires(Planted):
             tests=("test_privacy.py::test_epsilon_is_monotone_and_sampling_amplifies",),
         ),
     )
+
+
+class TestDistilledData(Planted):
+    """Samples that clients distil, and what the server makes of them."""
+
+    faults = (
+        Fault(
+            "distilled-rates-of-any-sign",
+            "condense.py",
+            "softplus(self.rates)",
+            "self.rates",
+            "a learnt rate may be negative",
+            tests=("test_condense.py::test_rates_of_zero_leave_the_weights_and_rates_are_never_negative",),
+        ),
+        Fault(
+            "in-turn-for-the-first-start",
+            "condense.py",
+            "replace(source, start=state) for source, state",
+            "replace(source) for source, state",
+            "every client distils for its own start, and not for where the others' data lead",
+            tests=("test_condense.py::test_in_turn_each_client_starts_where_the_others_data_lead",),
+        ),
+        Fault(
+            "soft-reset-forgets-the-start",
+            "condense.py",
+            "{n: w + how.spread * noise(n)",
+            "{n: how.spread * noise(n)",
+            "a soft reset starts around zero",
+            tests=("test_condense.py::test_a_soft_reset_starts_around_the_weights_and_a_hard_one_anew",),
+        ),
+        Fault(
+            "masks-hide-the-rest",
+            "condense.py",
+            'generator=draw["masks"]) < hide',
+            'generator=draw["masks"]) >= hide',
+            "the share that was to be hidden is what is left",
+            tests=("test_condense.py::test_masks_hide_that_share_of_the_images_anew_in_each_update",),
+        ),
+        Fault(
+            "distilled-steps-alternate-always",
+            "condense.py",
+            "    if alternating:\n",
+            "    if True:\n",
+            "the server takes the clients' steps alternately, whatever it was told",
+            tests=("test_condense.py::test_order_of_the_steps",),
+        ),
+        Fault(
+            "soft-labels-half-soft",
+            "condense.py",
+            "label_logits.softmax(-1)",
+            "label_logits.sigmoid()",
+            "soft labels are no distribution",
+            tests=("test_condense.py::test_the_steps_are_those_of_plain_gradient_descent",),
+        ),
+    )

@@ -18,11 +18,12 @@ class Pair(nn.Module):
     def __init__(self, mentor: Callable[[], nn.Module], mentee: Callable[[], nn.Module]):
         super().__init__()
         self.mentor, self.mentee = mentor(), mentee()
-        heads = [getattr(network, "head", None) for network in (self.mentor, self.mentee)]
-        for network, head in zip((self.mentor, self.mentee), heads, strict=True):
-            if not isinstance(head, nn.Linear):
+        widths = []
+        for network in (self.mentor, self.mentee):
+            if not isinstance(head := getattr(network, "head", None), nn.Linear):
                 raise ValueError(f"{type(network).__name__} has no linear layer 'head': its features cannot be mapped")
-        self.map = nn.Linear(heads[1].in_features, heads[0].in_features, bias=False)
+            widths.append(head.in_features)
+        self.map = nn.Linear(widths[1], widths[0], bias=False)
 
     def forward(self, x: Tensor, part: str = "mentor", features: bool = False) -> Tensor:
         return getattr(self, part)(x, features=features)

@@ -403,11 +403,11 @@ class TestObjectives(Planted):
             hook="FedNTD.distance",
         ),
         Fault(
-            "fedkd-hidden-loss-without-a-map",
+            "fedkd-hidden-loss-without-its-weight",
             "algorithms/fedkd.py",
-            'net.linear(state, h_small, "map")).square()',
-            'net.linear(state, h_small, "map").detach()).square()',
-            "the hidden loss trains neither the map nor the mentee",
+            "self.hidden * gap",
+            "gap",
+            "hidden states count in full, whatever is asked for",
             tests=("test_fedkd.py::test_the_map_is_trained_and_the_hidden_loss_reaches_both_networks",),
             hook="FedKD.objective",
         ),
@@ -417,9 +417,7 @@ class TestObjectives(Planted):
             "weight = 1 / tasks.detach().clamp(min=least)",
             "weight = 1 / tasks.clamp(min=least)",
             "the models lower the loss by getting worse at their tasks",
-            tests=(
-                "test_fedkd.py::test_each_gradient_is_that_of_its_own_losses_with_the_other_network_held_fixed",
-            ),
+            tests=("test_fedkd.py::test_each_gradient_is_that_of_its_own_losses_with_the_other_network_held_fixed",),
         ),
         Fault(
             "fedkd-map-travels",

@@ -161,11 +161,15 @@ def test_without_a_threshold_low_rank_is_fedavg_bit_for_bit():
 
 
 def test_clients_hold_what_the_server_holds_after_each_broadcast():
-    received = []
-    fed = play(FedKD(0.6, rounds=3), observers=[lambda fed, seen: received.append((seen.received, fed.state))])
-    for (_, after), (states, _) in zip(received, received[1:], strict=False):
-        for state in states:
-            assert all(torch.equal(state[n], after[n]) for n in fed.shared(fed.state))
+    """The news alone, added to what a client had, is the model that the server goes on from."""
+    seen = []
+    fed = play(
+        FedKD(0.6, rounds=3), observers=[lambda fed, round_: seen.append((round_, fed.state, fed.memory["news"]))]
+    )
+    for round_, after, news in seen:
+        told = compress.rebuild(news, round_.received[0])
+        assert any("/U" in n for n in news)
+        assert all(torch.equal(told[n], after[n]) for n in fed.shared(fed.state))
 
 
 def test_who_may_have_missed_an_update_gets_the_whole_model():
@@ -253,7 +257,9 @@ def test_the_weight_has_a_bound_where_both_are_sure():
     y = torch.tensor([0])
     bounded = losses.mutual_distillation(sure, other, y, torch.ones(1, dtype=FLOAT), least=0.1)
     assert float(bounded) == pytest.approx(10.0, rel=1e-6)
-    assert float(losses.mutual_distillation(sure, other, y, torch.ones(1), adaptive=False)) == pytest.approx(1, rel=1e-6)
+    assert float(losses.mutual_distillation(sure, other, y, torch.ones(1), adaptive=False)) == pytest.approx(
+        1, rel=1e-6
+    )
 
 
 def test_the_map_is_trained_and_the_hidden_loss_reaches_both_networks():

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .central import Central as Central
     from .experiment import Experiment as Experiment, begin as begin, train as train
     from .figures import bars as bars, curves as curves, differences as differences, names as names, sweep as sweep
     from .runs import Result as Result, Runs as Runs
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .tuning import Grid as Grid, grid as grid
 
 _HOME = {
+    "Central": "central",
     **dict.fromkeys(("Experiment", "begin", "train"), "experiment"),
     **dict.fromkeys(("bars", "curves", "differences", "names", "sweep"), "figures"),
     **dict.fromkeys(("Result", "Runs"), "runs"),

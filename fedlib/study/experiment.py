@@ -15,7 +15,8 @@ from fedlib.study import terms, tuning
 from fedlib.study.runs import Measure, Result, Runs, summary
 from fedlib.study.setting import Federated, Samples, Setting, described, vary
 from fedlib.study.splits import Pooled
-from fedlib.study.terms import Method
+from fedlib.study.terms import Method, Way
+from fedlib.training import Objective, Trainer
 
 S = TypeVar("S", bound=Setting)
 Watch = Sequence[Callable[[Samples], Observer]]
@@ -63,11 +64,21 @@ class Experiment(Generic[S]):
 
     def federation(self, algorithm: FedAvg, seed: int, **changes: Any) -> Federation:
         """One federation of the experiment, not yet played: the object to look into. ``changes`` of the setting."""
-        return self._varied(changes).federation(algorithm, seed, device=self.device)
+        setting = self._varied(changes)
+        if not isinstance(setting, Federated):
+            raise TypeError(f"{type(setting).__name__} is no study.Federated setting: there is nothing to federate")
+        return setting.federation(algorithm, seed, device=self.device)
+
+    def trainer(self, objective: Objective, seed: int, **changes: Any) -> Trainer:
+        """The same where nothing is federated: one network that has not been trained."""
+        setting = self._varied(changes)
+        if isinstance(setting, Federated):
+            raise TypeError(f"{type(setting).__name__} is a federation: experiment.federation makes it")
+        return setting.start(objective, seed, device=self.device)
 
     def compare(
         self,
-        methods: Mapping[str, FedAvg | Method | Callable[[int], FedAvg]],
+        methods: Mapping[str, Way | Method | Callable[[int], Way]],
         where: str = "",
         *,
         measures: Mapping[str, Measure] | None = None,
@@ -100,6 +111,8 @@ class Experiment(Generic[S]):
         self._tell(where, changes)
         ways = {name: terms.named(name, m) for name, m in methods.items()}
         if ceiling:
+            if not isinstance(setting, Federated):
+                raise TypeError("ceiling= is for federations: here all samples are in one place already")
             why = "the ceiling: all samples in one place"
             ways["pooled"] = Method(FedAvg(), split=Pooled(), clients=1, participation=1.0, unequal=why)
         for name, way in ways.items():
@@ -134,12 +147,9 @@ class Experiment(Generic[S]):
         if told.setdefault(where, own) != own:
             raise ValueError(f"{where!r} names a setting with {told[where]}; one with {own} needs another name")
 
-    def _varied(self, changes: Mapping[str, Any]) -> Federated:
+    def _varied(self, changes: Mapping[str, Any]) -> Setting:
         terms.fixed(changes)
-        setting = vary(self.setting, **changes)
-        if not isinstance(setting, Federated):
-            raise TypeError(f"{type(setting).__name__} is no study.Federated setting: there is nothing to federate")
-        return setting
+        return vary(self.setting, **changes)
 
     # Numbers
 
@@ -196,7 +206,7 @@ class Experiment(Generic[S]):
 
 def _played(
     name: str,
-    setting: Federated,
+    setting: Setting,
     method: Method,
     device: str,
     watch: Watch,
@@ -221,7 +231,7 @@ def _played(
 
 
 def train(
-    setting: Federated,
+    setting: Setting,
     method: Method,
     seeds: Sequence[int],
     device: str = "auto",
@@ -234,7 +244,7 @@ def train(
 
 
 def _pairs(
-    setting: Federated,
+    setting: Setting,
     method: Method,
     seeds: Sequence[int],
     device: str,
@@ -242,15 +252,14 @@ def _pairs(
     samples: Callable[[int], Samples] | None = None,
 ) -> list[Pair]:
     """Federations that have not played, and their samples."""
-    shared = method.algorithm if isinstance(method.algorithm, FedAvg) else None
     data = [setting.draw(s) if samples is None else samples(s) for s in seeds]
     return [
-        (setting.federation(shared or method.of(s), s, samples=own, watch=watch, device=device), own)
+        (setting.start(method.of(s), s, samples=own, watch=watch, device=device), own)
         for s, own in zip(seeds, data, strict=True)
     ]
 
 
-def _ends(setting: Federated, pairs: Sequence[Pair], finish: Finish | None) -> list[dict[str, Any]]:
+def _ends(setting: Setting, pairs: Sequence[Pair], finish: Finish | None) -> list[dict[str, Any]]:
     """Play, and what came of it."""
     setting.play([fed for fed, _ in pairs])
     results: list[dict[str, Any]] = []

@@ -21,6 +21,9 @@ from fedlib.study.splits import IID, Split
 S = TypeVar("S", bound="Setting")
 
 
+NOTHING = "a setting in which nothing trains: there is nothing to federate; take study.Federated or study.Central"
+
+
 class Samples(NamedTuple):
     """Training samples of all clients together, x [N, ...] and y [N], and those to be judged by: by all of them or,
     where clients have models of their own, client k by ``rows[k]``.
@@ -48,12 +51,33 @@ class Setting:
 
     seeds: int  # how many
     dtype: torch.dtype = torch.float32  # of weights and samples
+    last: int = 1  # a run is judged by the mean of its last rounds or epochs
     at_once: int | None = None  # seeds trained side by side; None: all. One by one, a kill loses less
 
     def __post_init__(self) -> None:
         for name in self.whole:
             if getattr(self, name) is not None:
                 require.whole(name, getattr(self, name), 1)
+
+    def draw(self, seed: int) -> Samples:
+        """The samples of a seed."""
+        raise TypeError(f"{type(self).__name__}: {NOTHING}")
+
+    def start(
+        self,
+        algorithm: Any,
+        seed: int,
+        *,
+        samples: Samples | None = None,
+        watch: Sequence[Callable[[Samples], Any]] = (),
+        device: str = "auto",
+    ) -> Any:
+        """What trains one method for one seed, at its start; settings say which (:meth:`play` trains it)."""
+        raise TypeError(f"{type(self).__name__}: {NOTHING}")
+
+    def play(self, started: Sequence[Any]) -> None:
+        """Train what was started, to the end."""
+        raise TypeError(f"{type(self).__name__}: {NOTHING}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +113,7 @@ class Federated(Setting):
 
     def draw(self, seed: int) -> Samples:
         """The samples of a seed."""
-        part = (self.samples, self.test)
-        anew = self.redraw or any(part) or self.data == "mnist1d"
-        return _drawn(self.data, *part, self.normalise, self.flat, self.redraw, self.dtype, seed if anew else None)
+        return drawn(self, seed)
 
     def parts(self, samples: Samples, seed: int) -> list[Tensor]:
         """Rows of each client."""
@@ -125,9 +147,29 @@ class Federated(Setting):
         given |= {"seed": seed, "observers": watching} | options
         return Federation(self.model, samples.x, samples.y, self.parts(samples, seed), algorithm, **given)
 
+    def start(
+        self,
+        algorithm: Any,
+        seed: int,
+        *,
+        samples: Samples | None = None,
+        watch: Sequence[Callable[[Samples], Any]] = (),
+        device: str = "auto",
+    ) -> Federation:
+        """:meth:`federation`."""
+        return self.federation(algorithm, seed, samples=samples, watch=watch, device=device)
+
     def play(self, federations: Sequence[Federation]) -> None:
         """Train federations of several seeds side by side: all rounds, unless a chapter's setting stops earlier."""
         together(federations, self.rounds)
+
+
+def drawn(setting: Any, seed: int) -> Samples:
+    """The samples of a seed, by the fields data, samples, test, normalise, flat, redraw and dtype of a setting."""
+    part = (setting.samples, setting.test)
+    anew = setting.redraw or any(part) or setting.data == "mnist1d"
+    form = (setting.normalise, setting.flat, setting.redraw, setting.dtype)
+    return _drawn(setting.data, *part, *form, seed if anew else None)
 
 
 @lru_cache(maxsize=8)

@@ -4,40 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from fedlib.algorithms import FedAvg
 from fedlib.federation import Local
-from fedlib.study.setting import Federated, Setting, described, vary
+from fedlib.study.setting import Setting, described, vary
+from fedlib.training import Objective
 
+Way: TypeAlias = FedAvg | Objective  # what is compared: an algorithm of a federation, or what one network learns
 LOCAL = tuple(f.name for f in fields(Local))  # how a client trains: a method may have its own
 
 
 class Method:
-    """An algorithm in a comparison, with its own way of local training: ``Method(FedAvg(), lr=0.01)``.
+    """An algorithm in a comparison, with its own way of local training: ``Method(FedAvg(), lr=0.01)``. Where nothing is
+    federated, it is an :class:`~fedlib.training.Objective`.
 
     ``algorithm`` may be a function of the seed: one that needs samples of its own, say. Other changes of the setting
     make terms unequal (another budget, another task): they need ``unequal``, the reason. All of them become evidence.
     Raises ValueError without a reason, TypeError for what is no algorithm.
     """
 
-    def __init__(self, algorithm: FedAvg | Callable[[int], FedAvg], *, unequal: str = "", **changes: Any) -> None:
-        if isinstance(algorithm, type) or not (isinstance(algorithm, FedAvg) or callable(algorithm)):
+    def __init__(self, algorithm: Way | Callable[[int], Way], *, unequal: str = "", **changes: Any) -> None:
+        if isinstance(algorithm, type) or not (isinstance(algorithm, Way) or callable(algorithm)):
             raise TypeError(
                 f"expected an algorithm such as FedAvg(), or a function of the seed; got {_shown(algorithm)}"
             )
         check(changes, unequal)
         self.algorithm, self.changes, self.unequal = algorithm, changes, unequal.strip()
 
-    def of(self, seed: int) -> FedAvg:
+    def of(self, seed: int) -> Way:
         """The algorithm for a seed: one object for all, unless it is a function of the seed."""
-        if isinstance(self.algorithm, FedAvg):
+        if isinstance(self.algorithm, Way):
             return self.algorithm
-        if not isinstance(made := self.algorithm(seed), FedAvg):
+        if not isinstance(made := self.algorithm(seed), Way):
             raise TypeError(f"expected an algorithm of the function of the seed; for {seed} it gave {_shown(made)}")
         return made
 
-    def differs(self, setting: Federated) -> dict[str, Any]:
+    def differs(self, setting: Setting) -> dict[str, Any]:
         """What the method has of its own in a setting, in plain values, with the reason; empty if it has nothing."""
         own = differing(setting, self.changes)
         return own | ({"unequal": self.unequal} if self.unequal else {})

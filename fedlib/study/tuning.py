@@ -13,7 +13,7 @@ from fedlib.study import terms
 
 if TYPE_CHECKING:
     from fedlib.study.experiment import Experiment, Watch
-    from fedlib.study.setting import Federated
+    from fedlib.study.setting import Setting
 
 FIRST = 1000  # the first of the seeds that tune: no experiment is judged on them
 
@@ -138,7 +138,7 @@ def tune_by_each(
 
 
 def _scores(
-    setting: Federated,
+    setting: Setting,
     method: terms.Method,
     device: str,
     share: float,
@@ -167,5 +167,5 @@ def _scores(
     return [[result["last"][column] for column in by] for result in results]
 
 
-def _classes(setting: Federated) -> int:
+def _classes(setting: Setting) -> int:
     return int(setting.draw(FIRST).y.max()) + 1

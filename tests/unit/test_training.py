@@ -1,0 +1,266 @@
+"""Training a network in one place."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fedlib import losses, rng, study
+from fedlib.study import Method, grid
+from fedlib.training import Objective, Trainer, Training, interpolated, predict
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def samples(count: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
+    draws = rng.stream("samples")
+    return torch.randn(count, 4, generator=draws, dtype=torch.float64), torch.randint(3, (count,), generator=draws)
+
+
+SHORT = Training(epochs=3, batch_size=16)
+
+
+def trainer(objective: Objective | None = None, how: Training = SHORT, **options) -> Trainer:
+    return Trainer(network, *samples(), objective or Objective(), how, dtype=torch.float64, device="cpu", **options)
+
+
+def weights(module: nn.Module) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(module.parameters()).detach()
+
+
+class Mapped(Objective):
+    """A further module that is trained along."""
+
+    def setup(self, trainer: Trainer) -> None:
+        self.modules = {"map": trainer.build(lambda: nn.Linear(3, 3), "map")}
+
+    def loss(self, network, x, y):
+        return losses.cross_entropy(self.modules["map"](network(x)), y)
+
+
+class Idle(Mapped):
+    """The same module, which nobody asks."""
+
+    def loss(self, network, x, y):
+        return losses.cross_entropy(network(x), y)
+
+
+class Distil(Objective):
+    def __init__(self, temperature: float = 1.0):
+        self.temperature = temperature
+
+    def setup(self, trainer: Trainer) -> None:
+        self.teacher = trainer.trained("teacher")
+
+    def loss(self, network, x, y):
+        return losses.kd(network(x), self.teacher(x), self.temperature)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "steps"])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_equals_sgd_written_by_hand(schedule: str, nesterov: bool) -> None:
+    how = Training(4, 16, 0.2, 0.8, nesterov, 1e-2, schedule)
+    one = trainer(how=how, seed=3)
+    w = {n: p.detach().clone() for n, p in one.network.named_parameters()}
+    one.run()
+    x, y = samples()
+    velocity, step, steps = {n: torch.zeros_like(p) for n, p in w.items()}, 0, 4 * 4
+    for epoch in range(4):
+        order = torch.randperm(50, generator=rng.stream(3, "network", "batches", epoch))
+        for rows in order.split(16):
+            leaves = {n: p.clone().requires_grad_() for n, p in w.items()}
+            h = torch.tanh(x[rows] @ leaves["0.weight"].T + leaves["0.bias"])
+            z = h @ leaves["2.weight"].T + leaves["2.bias"]
+            loss = (z.logsumexp(-1) - z[torch.arange(len(z)), y[rows]]).mean()
+            grads = torch.autograd.grad(loss, list(leaves.values()))
+            done = step / steps
+            rate = {
+                "constant": 0.2,
+                "cosine": 0.1 * (1 + math.cos(math.pi * done)),
+                "steps": 0.2 if done < 0.5 else 0.02 if done < 0.75 else 0.002,
+            }[schedule]
+            for n, g in zip(w, grads, strict=True):
+                g = g + 1e-2 * w[n]
+                velocity[n] = 0.8 * velocity[n] + g
+                w[n] = w[n] - rate * (g + 0.8 * velocity[n] if nesterov else velocity[n])
+            step += 1
+    assert torch.allclose(weights(one.network), torch.cat([p.flatten() for p in w.values()]), rtol=1e-10, atol=1e-12)
+
+
+def test_same_key_same_bits_and_another_seed_others() -> None:
+    one, two, other = (trainer(seed=s) for s in (0, 0, 1))
+    for each in (one, two, other):
+        each.run()
+    assert torch.equal(weights(one.network), weights(two.network))
+    assert not torch.equal(weights(one.network), weights(other.network))
+
+
+def test_the_objective_of_a_comparison_is_left_as_it_is() -> None:
+    shared = Mapped()
+    trainer(shared).run()
+    assert not shared.modules
+
+
+def test_a_module_that_is_trained_along_moves_nobodys_draws() -> None:
+    plain, idle = trainer(), trainer(Idle())
+    plain.run(), idle.run()
+    assert torch.equal(weights(plain.network), weights(idle.network))
+
+
+def test_a_module_that_is_trained_along_is_trained() -> None:
+    one = trainer(Mapped())
+    before = weights(one.objective.modules["map"]).clone()
+    one.run()
+    assert not torch.equal(before, weights(one.objective.modules["map"]))
+
+
+def test_a_teacher_is_trained_once_on_the_same_samples_and_frozen() -> None:
+    one, two = trainer(Distil()), trainer(Distil(4.0))
+    assert one.objective.teacher is two.objective.teacher
+    teacher = one.objective.teacher
+    assert not teacher.training
+    assert not any(p.requires_grad for p in teacher.parameters())
+    before = weights(teacher).clone()
+    one.run()
+    assert torch.equal(before, weights(teacher))
+    assert not torch.equal(weights(trainer().network), weights(trainer(name="teacher").network))
+
+
+def test_teachers_of_other_samples_seeds_or_ways_are_others() -> None:
+    x, y = samples()
+    one = trainer().trained("teacher")
+    others = [
+        trainer(seed=1).trained("teacher"),
+        trainer().trained("teacher", samples=(x[:40], y[:40])),
+        trainer().trained("teacher", samples=(x, (y + 1) % 3)),
+        trainer().trained("teacher", how=Training(epochs=1)),
+        trainer().trained("other"),
+    ]
+    assert all(other is not one and not torch.equal(weights(other), weights(one)) for other in others)
+
+
+def test_the_last_batch_is_never_a_single_sample() -> None:
+    x, y = samples(33)
+    seen: list[int] = []
+
+    class Count(Objective):
+        def loss(self, network, x, y):
+            seen.append(len(x))
+            return super().loss(network, x, y)
+
+    Trainer(network, x, y, Count(), Training(1, 16), dtype=torch.float64, device="cpu").run()
+    assert seen == [16, 17]
+
+
+def test_watchers_see_every_epoch_in_evaluation_mode() -> None:
+    def watch(one: Trainer, epoch: int) -> dict:
+        assert not one.network.training
+        return {"seen": epoch}
+
+    one = trainer(watchers=[watch])
+    assert [row["seen"] for row in one.run()] == [0, 1, 2]
+    assert not one.network.training
+
+
+def test_a_column_with_two_authors_is_refused() -> None:
+    with pytest.raises(ValueError, match="two authors"):
+        trainer(watchers=[lambda one, epoch: {"loss": 0.0}]).run()
+
+
+def test_divergence_is_an_arithmetic_error() -> None:
+    with pytest.raises(ArithmeticError, match="diverged"):
+        Trainer(lambda: nn.Linear(4, 3), *samples(), Objective(), Training(20, 16, 1e308), dtype=torch.float64).run()
+
+
+def test_augmentation_is_keyed_by_step() -> None:
+    def shift(x: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+        return x + torch.randn(len(x), 1, generator=draws, dtype=x.dtype)
+
+    how = Training(2, 16, augment=shift)
+    one, two, plain = trainer(how=how), trainer(how=how), trainer(how=Training(2, 16))
+    for t in (one, two, plain):
+        t.run()
+    assert torch.equal(weights(one.network), weights(two.network))
+    assert not torch.equal(weights(one.network), weights(plain.network))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": -1}, {"batch_size": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0},
+              {"schedule": "linear"}, {"lr": float("nan")}],
+)  # fmt: skip
+def test_numbers_that_cannot_work_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Training(**wrong)
+
+
+def test_samples_that_cannot_work_are_refused() -> None:
+    x, y = samples()
+    with pytest.raises(ValueError, match="finite"):
+        Trainer(network, x / 0, y, Objective(), Training(1), dtype=torch.float64)
+
+
+def test_interpolated_networks() -> None:
+    start, end = network(), network()
+    assert torch.equal(weights(interpolated(start, end, 1.0)), weights(end))
+    assert torch.equal(weights(interpolated(start, end, 0.0)), weights(start))
+    middle = interpolated(start, end, 0.25)
+    assert torch.allclose(weights(middle), 0.25 * weights(end) + 0.75 * weights(start))
+    with pytest.raises(ValueError, match="same parameters"):
+        interpolated(nn.Linear(2, 2), end, 0.5)
+
+
+def test_predictions_in_parts_leave_the_mode() -> None:
+    one, (x, _) = network().double().train(), samples()
+    assert torch.allclose(predict(one, x, batch=7), one(x), rtol=1e-12)
+    assert one.training
+
+
+@pytest.fixture
+def experiment() -> study.Experiment:
+    quick = study.Central(
+        data="digits", model=lambda: nn.Linear(64, 10), flat=True, samples=200, test=100, seeds=2,
+        training=Training(3, 32, 0.05),
+    )  # fmt: skip
+    return study.begin({"quick": quick}, "quick", device="cpu")
+
+
+def test_methods_are_compared_as_those_of_federations_are(experiment: study.Experiment) -> None:
+    runs = experiment.compare({"plain": Objective(), "slow": Method(Objective(), lr=1e-4)})
+    assert runs.mean("plain", "accuracy") > runs.mean("slow", "accuracy")
+    assert experiment.run.setting["of methods"] == {"slow": {"lr": 1e-4}}
+    by_hand = experiment.trainer(Objective(), 1)
+    by_hand.run()
+    assert runs["plain"][1].last["accuracy"] == by_hand.history[-1]["accuracy"]
+
+
+def test_they_are_tuned_as_those_of_federations_are(experiment: study.Experiment) -> None:
+    best = experiment.tune({"plain": grid(Objective, lr=(1e-5, 0.05))}, seeds=2)
+    assert best["plain"].changes == {"lr": 0.05}
+    assert experiment.run.tuning["plain"]["seeds"] == [1000, 1001]
+
+
+def test_a_run_that_diverges_scores_chance(experiment: study.Experiment) -> None:
+    runs = experiment.compare({"wild": Method(Objective(), lr=1e38, momentum=0.0)}, chance={"accuracy": 0.1})
+    assert runs.mean("wild", "accuracy") == 0.1
+
+
+def test_federations_and_networks_do_not_mix(experiment: study.Experiment) -> None:
+    from fedlib.algorithms import FedAvg
+
+    with pytest.raises(TypeError, match="Objective"):
+        experiment.compare({"fedavg": FedAvg()})
+    with pytest.raises(TypeError, match="nothing to federate"):
+        experiment.federation(FedAvg(), 0)
+    with pytest.raises(TypeError, match="one place already"):
+        experiment.compare({"plain": Objective()}, "ceiling", ceiling=True)
+
+
+def test_two_trainers_share_no_weights() -> None:
+    one = trainer()
+    two = copy.deepcopy(one.network)
+    one.run()
+    assert not torch.equal(weights(one.network), weights(two))

@@ -1,11 +1,15 @@
-"""Sparse communication: gradient dropping with error feedback (Aji and Heafield 2017)."""
+"""Communication with less in it: gradient dropping with error feedback (Aji and Heafield 2017), and updates cut to a
+low rank by their singular values (Wu et al. 2022).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor
+
+from fedlib.models.net import State
 
 WORD = 4  # bytes of a 32-bit value or index
 
@@ -82,3 +86,56 @@ class GradientDropping:
             if self.keeps:
                 self.residual[n] = left_part.view_as(update[n])
         return out
+
+
+def truncated_svd(matrix: Tensor, energy: float) -> tuple[Tensor, Tensor, Tensor]:
+    """U [P, K], s [K] and Vh [K, Q] of a matrix [P, Q], so that ``(U * s) @ Vh`` is its best approximation of rank K.
+
+    K is the smallest number of singular values whose share of all their squares exceeds ``energy``; all min(P, Q) of
+    them where none does. What is cut off is 1 - share of the squared Frobenius norm. (Wu et al. 2022, equation 4.)
+    Raises ValueError unless energy lies in [0, 1] and ``matrix`` has two dimensions.
+    """
+    if not 0 <= energy <= 1:
+        raise ValueError(f"energy is a share of the squared singular values, in [0, 1]; got {energy}")
+    if matrix.ndim != 2:
+        raise ValueError(f"expected a matrix [P, Q], got a tensor of shape {tuple(matrix.shape)}")
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    share = energy_shares(s)
+    k = min(len(s), int((~(share > energy)).sum()) + 1)
+    return u[:, :k], s[:k], vh[:k]
+
+
+def energy_shares(singular: Tensor) -> Tensor:
+    """Share of the squares that the first 1, 2, ... singular values [..., R] have, descending: float64 [..., R].
+
+    The last one is 1; all are NaN where every value is zero.
+    """
+    sums = singular.double().square().cumsum(-1)
+    return sums / sums[..., -1:]
+
+
+def factor(state: Mapping[str, Tensor], base: Mapping[str, Tensor], energy: float, names: Container[str]) -> State:
+    """What is sent of ``state`` to somebody who has ``base``: of the change of a matrix its truncated SVD, where that
+    is smaller, as ``name/U``, ``name/s`` and ``name/Vh``; everything else as it is.
+
+    A tensor [P, ...] of more dimensions counts as a matrix [P, Q]. K (P + Q + 1) numbers are sent instead of P Q.
+    ``names`` says which entries may be factored. :func:`rebuild` undoes it.
+    """
+    sent: State = {}
+    for n, t in state.items():
+        if n in names and t.ndim > 1:
+            u, s, vh = truncated_svd((t - base[n]).flatten(1), energy)
+            if u.numel() + s.numel() + vh.numel() < t.numel():
+                sent |= {f"{n}/U": u, f"{n}/s": s, f"{n}/Vh": vh}
+                continue
+        sent[n] = t
+    return sent
+
+
+def rebuild(sent: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> State:
+    """The state that :func:`factor` was given, but for what it cut off."""
+    whole = {n: t for n, t in sent.items() if "/" not in n}
+    for n in (key.removesuffix("/s") for key in sent if key.endswith("/s")):
+        change = (sent[f"{n}/U"] * sent[f"{n}/s"]) @ sent[f"{n}/Vh"]
+        whole[n] = base[n] + change.view_as(base[n])
+    return whole

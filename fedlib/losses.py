@@ -149,3 +149,27 @@ def _check_maps(**given: Tensor) -> None:
     for name, maps in given.items():
         if maps.ndim != 4 or maps.numel() == 0:
             raise ValueError(f"{name} must be feature maps [B, C, H, W], none of them 0, got {list(maps.shape)}")
+def mutual_distillation(
+    mentor_logits: Tensor,
+    mentee_logits: Tensor,
+    target: Tensor,
+    gap: Tensor | float = 0.0,
+    *,
+    distil: float = 1.0,
+    adaptive: bool = True,
+    least: float = 0.1,
+) -> Tensor:
+    """Task losses of two networks that teach each other, and their distance, mean over the batch; logits [B, C].
+
+    Each sample's KL divergences, either way, times ``distil``, and its ``gap`` [B] (a distance of hidden states) are
+    divided by the sum of its two cross-entropies (``adaptive``): who is unsure teaches little (Wu et al. 2022,
+    equations 1 to 3). Our choices: that sum, never below ``least``, and the first argument of each divergence pass
+    no gradient, so that nobody lowers the loss by raising a task loss, or teaches by learning.
+    """
+    log_p, log_q = log_softmax(mentor_logits, -1), log_softmax(mentee_logits, -1)
+    chosen = target.unsqueeze(-1)
+    tasks = -(log_p.gather(-1, chosen) + log_q.gather(-1, chosen)).squeeze(-1)
+    to_mentor = (log_q.detach().exp() * (log_q.detach() - log_p)).sum(-1)
+    to_mentee = (log_p.detach().exp() * (log_p.detach() - log_q)).sum(-1)
+    weight = 1 / tasks.detach().clamp(min=least) if adaptive else 1.0
+    return (tasks + weight * (distil * (to_mentor + to_mentee) + gap)).mean(-1)

@@ -10,6 +10,7 @@ _HOME = {
     "FedBN": "fedbn",
     "FedDF": "feddf",
     "FedGen": "fedgen",
+    "FedKD": "fedkd",
     "FedLSD": "fedlsd",
     "FedMD": "fedmd",
     "FedNTD": "fedntd",

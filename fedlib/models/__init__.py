@@ -16,6 +16,7 @@ _HOME = {
     "NormedCNN": "normed",
     "Projected": "projected",
     "Net": "net",
+    "Pair": "pair",
     "State": "net",
 }
 

@@ -1,0 +1,290 @@
+"""FedKD: identities in float64 of its loss, its factors and its bytes; and the traps, each shown to go wrong."""
+
+from functools import partial
+
+import pytest
+import torch
+from federations import FLOAT, distance, federation
+from hypothesis import given, settings, strategies as st
+from torch.nn import functional as F
+
+from fedlib import compress, losses, models
+from fedlib.algorithms import FedAvg, FedKD
+from fedlib.algorithms.fedkd import LowRank
+from fedlib.federation import Local
+
+CASES = settings(deadline=None, max_examples=30)
+SEEDS, ENERGIES = st.integers(0, 10**6), st.floats(0.0, 0.999)
+big, small = partial(models.MLP, 5, (12, 9), 3), partial(models.MLP, 5, (8, 7), 3)
+
+
+def pair():
+    return models.Pair(big, small)
+
+
+def play(algorithm, rounds=3, model=pair, **options):
+    options = {"participation": 1.0, "local": Local(epochs=2, batch_size=8, lr=0.1)} | options
+    fed = federation(algorithm, model=model, **options)
+    fed.run(rounds)
+    return fed
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=FLOAT)
+
+
+def low(seed, rank, p=9, q=6):
+    return normal(seed, p, rank) @ normal(seed + 1, rank, q)
+
+
+# --- the truncated SVD -------------------------------------------------------------------------------
+
+
+@CASES
+@given(SEEDS, ENERGIES, st.sampled_from([(9, 6), (4, 7), (5, 5), (1, 6)]))
+def test_the_rank_is_the_smallest_whose_share_exceeds_the_energy(seed, energy, shape):
+    g = normal(seed, *shape)
+    u, s, vh = compress.truncated_svd(g, energy)
+    kept = torch.linalg.eigvalsh(g @ g.T).flip(0).clamp(min=0)  # squares of all singular values
+    share = kept.cumsum(0) / kept.sum()
+    k = len(s)
+    assert u.shape == (shape[0], k)
+    assert vh.shape == (k, shape[1])
+    assert share[k - 1] > energy - 1e-12
+    assert k == 1 or share[k - 2] <= energy + 1e-12
+
+
+@CASES
+@given(SEEDS, ENERGIES)
+def test_the_squared_error_is_the_share_that_was_cut_off(seed, energy):
+    g = normal(seed, 7, 5)
+    u, s, vh = compress.truncated_svd(g, energy)
+    error = (g - (u * s) @ vh).square().sum()
+    assert float(error) == pytest.approx(float(g.square().sum() - s.square().sum()), abs=1e-10)
+    assert float(error) < (1 - energy) * float(g.square().sum()) + 1e-12
+
+
+def test_nothing_is_cut_off_where_no_share_exceeds_the_energy():
+    g = normal(3, 6, 4)
+    u, s, vh = compress.truncated_svd(g, 1.0)
+    assert len(s) == 4
+    torch.testing.assert_close((u * s) @ vh, g, rtol=0, atol=1e-13)
+    assert len(compress.truncated_svd(torch.zeros(6, 4), 0.5)[1]) == 4
+
+
+@CASES
+@given(SEEDS, st.floats(0.0, 0.9999))
+def test_an_update_of_rank_one_needs_one_singular_value(seed, energy):
+    assert len(compress.truncated_svd(low(seed, 1), energy)[1]) == 1
+
+
+def test_equal_singular_values_meet_the_threshold_but_do_not_exceed_it():
+    """Four equal values and half the energy: two have exactly half, which is not more; the server's >= took two."""
+    assert len(compress.truncated_svd(torch.eye(4, dtype=FLOAT), 0.5)[1]) == 3
+
+
+@pytest.mark.parametrize("energy", [-0.1, 1.1, float("nan")])
+def test_an_energy_that_is_no_share_is_refused(energy):
+    with pytest.raises(ValueError, match="energy is a share"):
+        compress.truncated_svd(torch.eye(2), energy)
+    with pytest.raises(ValueError, match="expected a matrix"):
+        compress.truncated_svd(torch.ones(2, 2, 2), 0.5)
+
+
+def test_the_released_way_to_rebuild_is_another_matrix():
+    """``np.dot(np.dot(u, sigma), v)`` with sigma a vector has no shape that fits; the diagonal belongs to columns."""
+    u, s, vh = compress.truncated_svd(low(1, 3), 0.9999999)
+    with pytest.raises(RuntimeError):
+        (u @ s) @ vh
+    torch.testing.assert_close((u * s) @ vh, low(1, 3), rtol=0, atol=1e-2)
+
+
+# --- what is sent ------------------------------------------------------------------------------------
+
+
+def test_a_matrix_is_factored_only_where_it_pays_and_vectors_never_are():
+    base = {"wide": normal(1, 20, 30), "tiny": normal(2, 3, 3), "bias": normal(3, 3), "kernel": normal(4, 8, 3, 3, 3)}
+    state = {n: t + (low(5, 2, 20, 30) if n == "wide" else normal(6, *t.shape)) for n, t in base.items()}
+    sent = compress.factor(state, base, 0.9, {"wide", "tiny", "bias"})
+    assert set(sent) == {"wide/U", "wide/s", "wide/Vh", "tiny", "bias", "kernel"}
+    assert sum(t.numel() for n, t in sent.items() if "wide" in n) == 2 * (20 + 30 + 1)
+    assert torch.equal(sent["bias"], state["bias"])  # three numbers, and no factored triple
+    back = compress.rebuild(compress.factor(state, base, 0.5, base), base)
+    assert {n: t.shape for n, t in back.items()} == {n: t.shape for n, t in state.items()}
+
+
+def formula(fed, energy):
+    """Bytes of one client's update: min(P Q, K (P + Q + 1)) for every matrix, and all of every vector."""
+    return lambda state: sum(
+        8 * min(t.numel(), len(compress.truncated_svd((t - fed[n]).flatten(1), energy)[1]) * (sum(t.shape) + 1))
+        if t.ndim > 1
+        else 8 * t.numel()
+        for n, t in state.items()
+    )
+
+
+def test_the_ledger_is_the_formula_both_ways():
+    seen = []
+    watch = lambda fed, round_: seen.append((round_, {n: t.clone() for n, t in fed.shared(fed.state).items()}))  # noqa: E731
+    fed = play(FedKD(0.7, rounds=3), observers=[watch])
+    whole = sum(8 * t.numel() for t in fed.shared(fed.state).values())
+    assert fed.ledger.down[0] == whole * fed.clients
+    for round_, _ in seen:
+        cost = formula(round_.received[0], 0.7)
+        assert fed.ledger.up[round_.number] == sum(cost(fed.shared(state)) for state in round_.states)
+    downs = [(fed.ledger.down[r + 1], seen[r][0].received[0], seen[r][1]) for r in range(2)]
+    for down, before, after in downs:
+        assert down == fed.clients * formula(before, 0.7 - 1e-9)(after)  # what was sent has no more rank than that
+
+
+def test_everything_kept_is_fedavg_with_equal_weights():
+    exact, plain = play(FedKD(1.0)), play(FedKD(None))
+    assert distance(exact.state, plain.state) < 1e-12
+    nothing = FedKD(None, distil=0.0, hidden=0.0)
+    alone = FedAvg()
+    alone.weighting = "uniform"
+    mentee = federation(alone, model=small, participation=1.0)
+    started = federation(nothing, model=pair, participation=1.0)
+    mentee.state = {n.removeprefix("mentee."): t for n, t in started.shared(started.state).items()}
+    mentee.run(3)
+    started.run(3)
+    found = {n.removeprefix("mentee."): t for n, t in started.shared(started.state).items()}
+    assert distance(mentee.state, found) < 1e-12
+
+
+def test_without_a_threshold_low_rank_is_fedavg_bit_for_bit():
+    plain = FedAvg()
+    plain.weighting = "uniform"
+    a, b = play(LowRank(None), model=big), play(plain, model=big)
+    assert all(torch.equal(a.state[n], b.state[n]) for n in a.state)
+    assert a.ledger == b.ledger
+
+
+def test_clients_hold_what_the_server_holds_after_each_broadcast():
+    """The news alone, added to what a client had, is the model that the server goes on from."""
+    seen = []
+    fed = play(
+        FedKD(0.6, rounds=3), observers=[lambda fed, round_: seen.append((round_, fed.state, fed.memory["news"]))]
+    )
+    for round_, after, news in seen:
+        told = compress.rebuild(news, round_.received[0])
+        assert any("/U" in n for n in news)
+        assert all(torch.equal(told[n], after[n]) for n in fed.shared(fed.state))
+
+
+def test_who_may_have_missed_an_update_gets_the_whole_model():
+    fed = play(FedKD(0.6, rounds=3), participation=0.5)
+    whole = sum(8 * t.numel() for t in fed.shared(fed.state).values())
+    assert fed.ledger.down == [whole * 3] * 3
+
+
+def test_the_threshold_goes_from_start_to_end_in_a_straight_line():
+    algorithm = LowRank((0.5, 0.9), rounds=4)
+    assert [algorithm.threshold(t) for t in range(6)] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 0.9])
+    assert LowRank(0.8, rounds=4).threshold(3) == 0.8
+
+
+def test_only_the_mentee_travels_and_mentors_stay_apart():
+    fed = play(FedKD(0.8, rounds=3))
+    assert {n.split(".")[0] for n in fed.own[0]} == {"mentor", "map"}
+    assert not torch.equal(fed.own[0]["mentor.head.weight"], fed.own[1]["mentor.head.weight"])
+    with pytest.raises(ValueError, match=r"a models\.Pair of mentor and mentee"):
+        federation(FedKD(), model=small)
+
+
+# --- the loss ----------------------------------------------------------------------------------------
+
+
+def by_definition(t, s, y, gap, distil, least):
+    """As printed, sample by sample."""
+    found = []
+    for a, b, c, g in zip(t, s, y, gap, strict=True):
+        p, q = a.softmax(0), b.softmax(0)
+        tasks = -(p[c].log() + q[c].log())
+        divergences = (q * (q / p).log()).sum() + (p * (p / q).log()).sum()
+        found.append(tasks + (distil * divergences + g) / max(float(tasks), least))
+    return torch.stack(found).mean()
+
+
+@CASES
+@given(SEEDS, st.floats(0, 5), st.floats(0.01, 8))
+def test_value_from_the_definition(seed, distil, least):
+    t, s, gap = normal(seed, 6, 4), normal(seed + 1, 6, 4), normal(seed + 2, 6).square()
+    y = torch.arange(6) % 4
+    found = losses.mutual_distillation(t, s, y, gap, distil=distil, least=least)
+    torch.testing.assert_close(found, by_definition(t, s, y, gap, distil, least), rtol=0, atol=1e-11)
+
+
+def gradients(t, s, y, **options):
+    t, s = t.clone().requires_grad_(), s.clone().requires_grad_()
+    return torch.autograd.grad(losses.mutual_distillation(t, s, y, **options), (t, s))
+
+
+@CASES
+@given(SEEDS)
+def test_equal_networks_teach_each_other_nothing(seed):
+    z, y = normal(seed, 6, 4), torch.arange(6) % 4
+    for found in gradients(z, z, y, distil=3.0):
+        leaf = z.clone().requires_grad_()
+        expected = torch.autograd.grad(F.cross_entropy(leaf, y), leaf)[0]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
+@CASES
+@given(SEEDS)
+def test_each_gradient_is_that_of_its_own_losses_with_the_other_network_held_fixed(seed):
+    t, s, y = normal(seed, 6, 4), normal(seed + 1, 6, 4), torch.arange(6) % 4
+    p, q, each = t.softmax(1), s.softmax(1), torch.eye(4, dtype=FLOAT)[y]
+    tasks = -(p.log() + q.log()).gather(1, y[:, None])
+    to_mentor, to_mentee = gradients(t, s, y, least=1e-9)
+    torch.testing.assert_close(to_mentor, ((p - each) + (p - q) / tasks) / 6, rtol=0, atol=1e-12)
+    torch.testing.assert_close(to_mentee, ((q - each) + (q - p) / tasks) / 6, rtol=0, atol=1e-12)
+
+
+def test_an_open_denominator_would_reward_mistakes():
+    """The trap: with the sum of task losses in the graph, the distillation term pushes the task losses up."""
+    t, s, y = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([0])
+    t, s = t.double().requires_grad_(), s.double().requires_grad_()
+    tasks = F.cross_entropy(t, y) + F.cross_entropy(s, y)
+    push = torch.autograd.grad(losses.kl(s, t).detach() / tasks, t)[0]
+    assert push[0, 0] > 0  # a step against it lowers the logit of the true class
+    assert float(push.norm()) > 0.01
+
+
+def test_the_weight_has_a_bound_where_both_are_sure():
+    sure = torch.tensor([[30.0, 0.0, 1.0]], dtype=FLOAT)
+    other = torch.tensor([[30.0, 1.0, 0.0]], dtype=FLOAT)
+    y = torch.tensor([0])
+    bounded = losses.mutual_distillation(sure, other, y, torch.ones(1, dtype=FLOAT), least=0.1)
+    assert float(bounded) == pytest.approx(10.0, rel=1e-6)
+    assert float(losses.mutual_distillation(sure, other, y, torch.ones(1), adaptive=False)) == pytest.approx(
+        1, rel=1e-6
+    )
+
+
+def test_the_map_is_trained_and_the_hidden_loss_reaches_both_networks():
+    start = federation(FedKD(), model=pair).state
+    own = play(FedKD(None, distil=0.0), rounds=1).own[0]
+    assert not torch.equal(own["map.weight"], start["map.weight"])  # the released list of maps is never trained
+    without = play(FedKD(None, distil=0.0, hidden=0.0), rounds=1)
+    assert not torch.equal(own["mentor.body.1.weight"], without.own[0]["mentor.body.1.weight"])
+    assert torch.equal(without.own[0]["map.weight"], start["map.weight"])
+
+
+@pytest.mark.parametrize("executor", ["batched", "threads"])
+def test_executors_agree(executor):
+    a, b = play(FedKD(0.8, rounds=3)), play(FedKD(0.8, rounds=3), executor=executor)
+    assert distance(a.state, b.state) < 1e-10
+    assert distance(a.own[1], b.own[1]) < 1e-10
+
+
+def test_a_pair_answers_as_its_mentor_and_starts_from_the_mentors_own_weights():
+    torch.manual_seed(1)
+    alone = big()
+    torch.manual_seed(1)
+    both = pair()
+    x = torch.randn(4, 5)
+    assert torch.equal(both(x), alone(x))
+    assert both(x, part="mentee", features=True).shape == (4, 7)
+    with pytest.raises(ValueError, match="no linear layer 'head'"):
+        models.Pair(torch.nn.Identity, small)

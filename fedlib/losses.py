@@ -149,6 +149,8 @@ def _check_maps(**given: Tensor) -> None:
     for name, maps in given.items():
         if maps.ndim != 4 or maps.numel() == 0:
             raise ValueError(f"{name} must be feature maps [B, C, H, W], none of them 0, got {list(maps.shape)}")
+
+
 def mutual_distillation(
     mentor_logits: Tensor,
     mentee_logits: Tensor,

@@ -77,7 +77,7 @@ class Objective:
     """
 
     modules: Mapping[str, nn.Module] = {}
-    capturable = True  # whether a step on a GPU may be recorded once and replayed: nothing of it is read by the host
+    capturable = False  # an objective that says True promises: a step does the same each time, whatever the host does
 
     def setup(self, trainer: Trainer) -> None:
         """Prepare for a run, before its first step: ``self.modules`` are trained along with ``trainer.network``, by the
@@ -215,14 +215,22 @@ class Trainer:
         self.history.append(row)
 
 
+def recordable(objective: Objective) -> bool:
+    """Whether steps may be recorded on a GPU. What is recorded is replayed as it was: an epoch's number, a draw of the
+    host or a branch would stand still, without an error. So an objective other than cross-entropy has to promise it.
+    """
+    plain = type(objective).begin is Objective.begin
+    return type(objective) is Objective or (objective.capturable and plain)
+
+
 class Step:
     """A step of a trainer. On a GPU, whose kernels are shorter than it takes to launch them, the fourth step is
-    recorded and from then on replayed (CUDA graphs), for batches of its size, if the objective is ``capturable``.
+    recorded and from then on replayed (CUDA graphs), for batches of its size, if the objective is :func:`recordable`.
     """
 
     def __init__(self, trainer: Trainer, parameters: Sequence[nn.Parameter]):
         self.trainer, self.taken = trainer, 0
-        self.graphs = trainer.device.type == "cuda" and trainer.objective.capturable
+        self.graphs = trainer.device.type == "cuda" and recordable(trainer.objective)
         lr = torch.tensor(trainer.how.lr, device=trainer.device) if self.graphs else None
         self.optimiser, self.lr = trainer.how.optimiser(parameters, lr), lr
         self.graph: torch.cuda.CUDAGraph | None = None

@@ -10,7 +10,7 @@ from torch import nn
 from fedlib import losses, rng, study
 from fedlib.data import glyphs
 from fedlib.study import Method, grid
-from fedlib.training import Objective, Trainer, Training, interpolated, predict
+from fedlib.training import Objective, Trainer, Training, interpolated, predict, recordable
 
 
 def network() -> nn.Module:
@@ -191,6 +191,27 @@ def test_augmentation_is_keyed_by_step() -> None:
     assert not torch.equal(weights(one.network), weights(plain.network))
 
 
+def test_every_step_has_draws_of_its_own() -> None:
+    seen = []
+
+    def note(x: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+        seen.append(float(torch.rand(1, generator=draws)))
+        return x
+
+    trainer(how=Training(2, 16, augment=note)).run()
+    assert len(seen) == len(set(seen)) == 8
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_samples() -> None:
+    class Mean(Objective):
+        def loss(self, network, x, y):
+            return super().loss(network, x, y) * 0 + x.mean()
+
+    x, y = samples()
+    one = Trainer(network, x, y, Mean(), SHORT, dtype=torch.float64, device="cpu")
+    assert [row["loss"] for row in one.run()] == pytest.approx([float(x.mean())] * 3, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"epochs": -1}, {"batch_size": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0},
               {"schedule": "linear"}, {"lr": float("nan")}],
@@ -273,13 +294,27 @@ def test_federations_and_networks_do_not_mix(experiment: study.Experiment) -> No
         experiment.compare({"plain": Objective()}, "ceiling", ceiling=True)
 
 
+def test_only_steps_that_stay_the_same_are_recorded() -> None:
+    class Promised(Distil):
+        capturable = True
+
+    class ByEpoch(Promised):
+        def begin(self, epoch: int) -> None:
+            self.epoch = epoch
+
+    assert recordable(Objective())
+    assert recordable(Promised())
+    assert not recordable(Distil())
+    assert not recordable(ByEpoch())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_recorded_step_is_the_step(schedule: str) -> None:
     """50 samples in batches of 16: the last of an epoch, of two, is taken unrecorded in between."""
 
     class Slow(Objective):
-        capturable = False
+        """Plain cross-entropy that has promised nothing."""
 
     x, y = samples()
     how, ends = Training(6, 16, 0.2, 0.8, True, 1e-2, schedule), []

@@ -340,3 +340,31 @@ def test_two_trainers_share_no_weights() -> None:
     two = copy.deepcopy(one.network)
     one.run()
     assert not torch.equal(weights(one.network), weights(two))
+
+
+class TestACopyOfTheTeacher:
+    """A student that starts as its teacher (Stanton et al. 2021, lambda = 1)."""
+
+    class Student(Objective):
+        def setup(self, trainer):
+            self.teacher = trainer.trained("teacher")
+            trainer.network = interpolated(trainer.network, self.teacher, 1.0).requires_grad_(True).train()
+            trainer.y = predict(self.teacher, trainer.x)
+
+        def loss(self, network, x, y):
+            return losses.kd(network(x), y, 4.0)
+
+    def moved(self, **changes):
+        how = Training(3, 20, 0.1, **changes)
+        trainer = Trainer(network, *samples(60), self.Student(), how, dtype=torch.float64, device="cpu")
+        history = trainer.run()
+        teacher = trainer.objective.teacher
+        gap = max((a - b).abs().max() for a, b in zip(trainer.network.parameters(), teacher.parameters(), strict=True))
+        return history, float(gap)
+
+    def test_has_no_gradient_and_stays(self):
+        history, gap = self.moved()
+        assert max(abs(row["loss"]) for row in history) < 1e-12 and gap < 1e-12
+
+    def test_drifts_with_weight_decay(self):
+        assert self.moved(weight_decay=0.05)[1] > 1e-3

@@ -209,8 +209,48 @@ def test_signs_are_fixed_where_the_paper_leaves_them_open():
             for aligned in (True, False):
                 assert float(kd_svd(s, t, way=way, aligned=aligned)) == pytest.approx(expected[aligned], rel=1e-9)
     coins = torch.Generator().manual_seed(3)
-    tossed = {float(kd_svd(student, teacher, aligned=False, coins=coins)) for _ in range(4)}
+    tossed = {float(kd_svd(student, teacher, aligned=False, sides=coins)) for _ in range(4)}
     assert len(tossed) == 4
+
+
+def test_opposite_sides_turn_every_second_layer_of_both_networks():
+    student, teacher = networks()
+    pairs = []
+    for layer, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        v = decompose(t, 1)[0] * (-1) ** layer
+        pairs.append((align(decompose(s, min(4, s.shape[1]))[0], v), v))
+    expected = sum(float((correlation(a, d) - correlation(c, e)).square().sum()) for (a, c), (d, e) in pairwise(pairs))
+    assert float(kd_svd(student, teacher, sides="opposite")) == pytest.approx(expected, rel=1e-10)
+    assert float(kd_svd(student, teacher, sides="opposite")) != pytest.approx(float(kd_svd(student, teacher)), rel=0.01)
+
+
+def test_tossed_sides_give_the_mean_of_both_to_an_aligned_student():
+    """Two layers, one sample: the student follows its teacher, so a toss decides between two losses."""
+    student, teacher = ([m[:1] for m in one[:2]] for one in networks())
+    ends = {round(float(kd_svd(student, teacher, sides=side)), 12) for side in singular.SIDES}
+    coins = torch.Generator().manual_seed(0)
+    assert {round(float(kd_svd(student, teacher, sides=coins)), 12) for _ in range(20)} == ends
+
+
+def test_the_pull_on_a_channel_depends_on_the_sides():
+    """The Hessian of the loss, where the student has learnt it, on the diagonal: (8 / beta^2) times
+    D v_m^2 - 2 sigma v_m S + 1, with sigma = 1 on the same side and -1 on opposite ones, and S the sum of the next
+    layer's entries. Behind a ReLU S is nearly the square root of D, and the pull on a usual channel nearly vanishes.
+    """
+    low, high = (decompose(maps(1, 32, 6, 6, seed=s).relu(), 1)[0] for s in (0, 1))
+    pulls = []
+    for sigma in (1.0, -1.0):
+        taught = correlation(low, sigma * high)
+
+        def loss(v, taught=taught, sigma=sigma):
+            return (correlation(v, sigma * high) - taught).square().sum()
+
+        found = torch.func.hessian(loss)(low).view(32, 32).diagonal()
+        v = low.flatten()
+        formula = (8 / 64) * (32 * v**2 - 2 * sigma * v * high.sum() + 1)
+        torch.testing.assert_close(found, formula, rtol=0.05, atol=1e-3)
+        pulls.append(float(found.median()))
+    assert pulls[1] > 20 * pulls[0]
 
 
 def test_behind_a_relu_the_first_vector_has_no_negative_entry():
@@ -269,6 +309,8 @@ def test_what_does_not_fit_is_refused():
         kd_svd(student[:1], teacher[:1])
     with pytest.raises(ValueError, match="one batch and as many channels"):
         kd_svd(student[::-1], teacher)
+    with pytest.raises(ValueError, match="sides must be one of"):
+        kd_svd(student, teacher, sides="other")
     with pytest.raises(ValueError, match="way must be one of"):
         decompose(student[0], 1, "qr")
     with pytest.raises(ValueError, match="has no so many"):

@@ -65,9 +65,10 @@ class FedKD(LowRank):
     """Every client trains a mentor of its own and the shared mentee on the same batches; each teaches the other.
 
     The network is a :class:`~fedlib.models.Pair`. Local objective: :func:`~fedlib.losses.mutual_distillation`, with
-    ``hidden`` times the mean square between the mentor's features and the mapped ones of the mentee as the gap. Mentor
-    and map never leave their client, and the mentor is the model that a client uses. With ``distil`` and ``hidden`` 0
-    the mentee is FedAvg's, and the mentor trains alone. Raises ValueError for another network.
+    ``hidden`` times the mean square between the mentor's features and the mapped ones of the mentee as the gap; where
+    both networks attend, that between their attention [B, L, L] is added. Mentor and map never leave their client, and
+    the mentor is the model that a client uses. With ``distil`` and ``hidden`` 0 the mentee is FedAvg's, and the mentor
+    trains alone. Raises ValueError for another network.
     """
 
     personal = ("mentor.*", "map.*")
@@ -89,12 +90,18 @@ class FedKD(LowRank):
         needed = "mentor.head.weight", "mentee.head.weight", "map.weight"
         if missing := [n for n in needed if n not in fed.state]:
             raise ValueError(f"FedKD trains a models.Pair of mentor and mentee; this network has no {missing[0]}")
+        self.attends = bool(getattr(fed.net.module, "attends", False))
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
-        h, h_small = (net(state, x, train=True, part=part, features=True) for part in ("mentor", "mentee"))
+        inside = {"attention" if self.attends else "features": True}
+        h, h_small = (net(state, x, train=True, part=part, **inside) for part in ("mentor", "mentee"))
+        gap: Tensor | float = 0.0
+        if self.attends:
+            (h, looks), (h_small, looks_small) = h, h_small
+            gap = (looks - looks_small).square().mean((-2, -1))
         logits, small = net.linear(state, h, "mentor.head"), net.linear(state, h_small, "mentee.head")
-        gap = (h - net.linear(state, h_small, "map")).square().mean(-1)
+        gap = gap + (h - net.linear(state, h_small, "map")).square().mean(-1)
         return mutual_distillation(
             logits, small, y, self.hidden * gap, distil=self.distil, adaptive=self.adaptive, least=self.least
         )

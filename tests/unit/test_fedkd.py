@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from fedlib import compress, losses, models
 from fedlib.algorithms import FedAvg, FedKD
 from fedlib.algorithms.fedkd import LowRank
+from fedlib.executors import Context
 from fedlib.federation import Local
+from fedlib.models.transformer import Transformer
 
 CASES = settings(deadline=None, max_examples=30)
 SEEDS, ENERGIES = st.integers(0, 10**6), st.floats(0.0, 0.999)
@@ -269,6 +271,25 @@ def test_the_map_is_trained_and_the_hidden_loss_reaches_both_networks():
     without = play(FedKD(None, distil=0.0, hidden=0.0), rounds=1)
     assert not torch.equal(own["mentor.body.1.weight"], without.own[0]["mentor.body.1.weight"])
     assert torch.equal(without.own[0]["map.weight"], start["map.weight"])
+
+
+def test_networks_that_attend_teach_each_other_where_to_look():
+    """The hidden loss has both terms of the paper: representations through the map, and attention."""
+    big, small = (
+        partial(Transformer, 12, 6, 3, width, heads, layers) for width, heads, layers in ((8, 2, 2), (4, 1, 1))
+    )
+    g = torch.Generator().manual_seed(2)
+    x, y = torch.randint(0, 12, (20, 6), generator=g).to(FLOAT), torch.arange(20) % 3
+    fed = federation(FedKD(hidden=2.0), model=lambda: models.Pair(big, small), data=(x, y, [torch.arange(20)]))
+    own, state, pair = fed.algorithm, fed.state, fed.net.module
+    (h, looks), (h_small, looks_small) = (part(x, attention=True) for part in (pair.mentor, pair.mentee))
+    gap = (h - pair.map(h_small)).square().mean(1) + (looks - looks_small).square().flatten(1).mean(1)
+    expected = losses.mutual_distillation(pair.mentor.head(h), pair.mentee.head(h_small), y, 2.0 * gap)
+    found = own.objective(fed.net, state, x, y, Context(state))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    before = {n: t.clone() for n, t in state.items()}
+    fed.run(1)
+    assert any(not torch.equal(fed.state[n], before[n]) for n in fed.shared(fed.state))
 
 
 @pytest.mark.parametrize("executor", ["batched", "threads"])

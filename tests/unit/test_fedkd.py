@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fedlib import compress, losses, models
 from fedlib.algorithms import FedAvg, FedKD
-from fedlib.algorithms.fedkd import LowRank
+from fedlib.algorithms.fedkd import EightBits, LowRank, travelling
 from fedlib.executors import Context
 from fedlib.federation import Local
 from fedlib.models.transformer import Transformer
@@ -152,6 +152,38 @@ def test_everything_kept_is_fedavg_with_equal_weights():
     started.run(3)
     found = {n.removeprefix("mentee."): t for n, t in started.shared(started.state).items()}
     assert distance(mentee.state, found) < 1e-12
+
+
+def test_eight_bits_cost_a_byte_a_number_and_err_by_half_a_step():
+    seen = []
+    fed = play(EightBits(), model=big, observers=[lambda fed, round_: seen.append((round_, fed.state))])
+    sizes = [t.numel() for t in fed.state.values()]
+    assert fed.ledger.up == [fed.clients * (sum(sizes) + 8 * len(sizes))] * 3
+    round_, after = seen[0]
+    for n, t in after.items():
+        exact = torch.stack([s[n] for s in round_.states]).mean(0)
+        steps = [float((s[n] - round_.received[0][n]).abs().max()) / 127 for s in round_.states]
+        assert float((t - exact).abs().max()) <= 0.5 * sum(steps) / len(steps) + 0.5 * max(steps) + 1e-15
+        assert not torch.equal(t, exact)
+
+
+@pytest.mark.parametrize("energy", [(0.6, 0.9), None])
+def test_what_travels_is_seen_as_it_is(energy):
+    seen = []
+    fed = play(FedKD(energy, rounds=3, least=0.5), observers=[travelling, lambda fed, round_: seen.append(round_)])
+    assert [row["miscount"] for row in fed.history] == [0, 0, 0]
+    last, row = seen[-1], fed.history[-1]
+    ranks, firsts, weights = [], [], []
+    for k, state, received in zip(last.clients, last.states, last.received, strict=True):
+        for n in ("mentee.body.1.weight", "mentee.body.3.weight", "mentee.head.weight"):
+            g = state[n] - received[n]
+            ranks.append(len(compress.truncated_svd(g, 0.95)[1]))
+            firsts.append(float(torch.linalg.matrix_norm(g, 2).square() / g.square().sum()))
+        x, y = fed.x[fed.split[k]], fed.y[fed.split[k]]
+        p, q = (fed.net(state, x, part=part).softmax(1).gather(1, y[:, None]) for part in ("mentor", "mentee"))
+        weights.append(float((1 / (-p.log() - q.log()).clamp(min=0.5)).mean()))
+    for name, values in {"rank": ranks, "first": firsts, "weight": weights}.items():
+        assert row[name] == pytest.approx(sum(values) / len(values), abs=1e-9)
 
 
 def test_without_a_threshold_low_rank_is_fedavg_bit_for_bit():

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from fedlib import compress, losses, models
 from fedlib.algorithms import FedAvg, FedKD
-from fedlib.algorithms.fedkd import LowRank
+from fedlib.algorithms.fedkd import EightBits, LowRank, travelling
+from fedlib.executors import Context
 from fedlib.federation import Local
+from fedlib.models.transformer import Transformer
 
 CASES = settings(deadline=None, max_examples=30)
 SEEDS, ENERGIES = st.integers(0, 10**6), st.floats(0.0, 0.999)
@@ -152,6 +154,38 @@ def test_everything_kept_is_fedavg_with_equal_weights():
     assert distance(mentee.state, found) < 1e-12
 
 
+def test_eight_bits_cost_a_byte_a_number_and_err_by_half_a_step():
+    seen = []
+    fed = play(EightBits(), model=big, observers=[lambda fed, round_: seen.append((round_, fed.state))])
+    sizes = [t.numel() for t in fed.state.values()]
+    assert fed.ledger.up == [fed.clients * (sum(sizes) + 8 * len(sizes))] * 3
+    round_, after = seen[0]
+    for n, t in after.items():
+        exact = torch.stack([s[n] for s in round_.states]).mean(0)
+        steps = [float((s[n] - round_.received[0][n]).abs().max()) / 127 for s in round_.states]
+        assert float((t - exact).abs().max()) <= 0.5 * sum(steps) / len(steps) + 0.5 * max(steps) + 1e-15
+        assert not torch.equal(t, exact)
+
+
+@pytest.mark.parametrize("energy", [(0.6, 0.9), None])
+def test_what_travels_is_seen_as_it_is(energy):
+    seen = []
+    fed = play(FedKD(energy, rounds=3, least=0.5), observers=[travelling, lambda fed, round_: seen.append(round_)])
+    assert [row["miscount"] for row in fed.history] == [0, 0, 0]
+    last, row = seen[-1], fed.history[-1]
+    ranks, firsts, weights = [], [], []
+    for k, state, received in zip(last.clients, last.states, last.received, strict=True):
+        for n in ("mentee.body.1.weight", "mentee.body.3.weight", "mentee.head.weight"):
+            g = state[n] - received[n]
+            ranks.append(len(compress.truncated_svd(g, 0.95)[1]))
+            firsts.append(float(torch.linalg.matrix_norm(g, 2).square() / g.square().sum()))
+        x, y = fed.x[fed.split[k]], fed.y[fed.split[k]]
+        p, q = (fed.net(state, x, part=part).softmax(1).gather(1, y[:, None]) for part in ("mentor", "mentee"))
+        weights.append(float((1 / (-p.log() - q.log()).clamp(min=0.5)).mean()))
+    for name, values in {"rank": ranks, "first": firsts, "weight": weights}.items():
+        assert row[name] == pytest.approx(sum(values) / len(values), abs=1e-9)
+
+
 def test_without_a_threshold_low_rank_is_fedavg_bit_for_bit():
     plain = FedAvg()
     plain.weighting = "uniform"
@@ -269,6 +303,25 @@ def test_the_map_is_trained_and_the_hidden_loss_reaches_both_networks():
     without = play(FedKD(None, distil=0.0, hidden=0.0), rounds=1)
     assert not torch.equal(own["mentor.body.1.weight"], without.own[0]["mentor.body.1.weight"])
     assert torch.equal(without.own[0]["map.weight"], start["map.weight"])
+
+
+def test_networks_that_attend_teach_each_other_where_to_look():
+    """The hidden loss has both terms of the paper: representations through the map, and attention."""
+    big, small = (
+        partial(Transformer, 12, 6, 3, width, heads, layers) for width, heads, layers in ((8, 2, 2), (4, 1, 1))
+    )
+    g = torch.Generator().manual_seed(2)
+    x, y = torch.randint(0, 12, (20, 6), generator=g).to(FLOAT), torch.arange(20) % 3
+    fed = federation(FedKD(hidden=2.0), model=lambda: models.Pair(big, small), data=(x, y, [torch.arange(20)]))
+    own, state, pair = fed.algorithm, fed.state, fed.net.module
+    (h, looks), (h_small, looks_small) = (part(x, attention=True) for part in (pair.mentor, pair.mentee))
+    gap = (h - pair.map(h_small)).square().mean(1) + (looks - looks_small).square().flatten(1).mean(1)
+    expected = losses.mutual_distillation(pair.mentor.head(h), pair.mentee.head(h_small), y, 2.0 * gap)
+    found = own.objective(fed.net, state, x, y, Context(state))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    before = {n: t.clone() for n, t in state.items()}
+    fed.run(1)
+    assert any(not torch.equal(fed.state[n], before[n]) for n in fed.shared(fed.state))
 
 
 @pytest.mark.parametrize("executor", ["batched", "threads"])

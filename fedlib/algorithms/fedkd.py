@@ -20,17 +20,20 @@ class LowRank(FedAvg):
     """FedAvg whose updates travel as truncated SVDs, both ways.
 
     ``energy``: share of an update's squared singular values that must be exceeded, at the start and at the end of
-    training, ``rounds`` long, and on a straight line between; one number holds throughout; None sends everything as
-    FedAvg does. The server rebuilds the clients' updates, averages them, and factors the mean again; clients add what
-    they get to what they have. The first broadcast is the whole model, and so is every broadcast if not all clients
-    take part in each round, for then a client may have missed an update.
+    training, ``rounds`` long, and on a straight line between (the paper: 0.95 and 0.98); one number holds throughout;
+    None sends everything as FedAvg does. The server rebuilds the clients' updates, averages them, and factors the mean
+    again; clients add what they get to what they have. The first broadcast is the whole model, and so is every
+    broadcast if not all clients take part in each round, for then a client may have missed an update. Raises ValueError
+    for two numbers without ``rounds``.
     """
 
     weighting = "uniform"
 
-    def __init__(self, energy: float | tuple[float, float] | None = (0.95, 0.98), rounds: int = 1):
-        self.rounds = require.whole("rounds", rounds, 1)
+    def __init__(self, energy: float | tuple[float, float] | None = 0.95, rounds: int | None = None):
         ends = energy if isinstance(energy, tuple) else (energy, energy)
+        if rounds is None and ends[0] != ends[-1]:
+            raise ValueError(f"energy goes from {ends[0]} to {ends[-1]}: in how many rounds?")
+        self.rounds = 1 if rounds is None else require.whole("rounds", rounds, 1)
         self.energy = None if energy is None else tuple(require.real("energy", e, least=0, most=1) for e in ends)
 
     def threshold(self, round_: int) -> float:
@@ -98,8 +101,8 @@ class FedKD(LowRank):
 
     def __init__(
         self,
-        energy: float | tuple[float, float] | None = (0.95, 0.98),
-        rounds: int = 1,
+        energy: float | tuple[float, float] | None = 0.95,
+        rounds: int | None = None,
         distil: float = 1.0,
         hidden: float = 1.0,
         adaptive: bool = True,

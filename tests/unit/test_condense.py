@@ -109,6 +109,29 @@ def test_data_are_learnt(net):
     assert all(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
 
 
+def test_the_outer_steps_are_those_of_adam_written_by_hand(net):
+    """A first moment of 0.5, gradients clipped jointly, a rate that is halved, batches drawn with replacement."""
+    how, own = replace(HOW, halve=2, max_norm=0.05, real_batch=5), source(net)
+    data = own.first(how)._asdict()
+    assert float(data["labels"].max()) == 5
+    first, second = ({n: torch.zeros_like(t) for n, t in data.items()} for _ in range(2))
+    draws = own.draws("batches")
+    for update in range(5):
+        rows = torch.randint(20, (5,), generator=draws)
+        leaves = {n: t.clone().requires_grad_() for n, t in data.items()}
+        loss = outer_loss(net, Distilled(**leaves), own.start, own.x[rows], own.y[rows])
+        grads = torch.autograd.grad(loss, list(leaves.values()))
+        norm = sum(float(g.square().sum()) for g in grads) ** 0.5
+        assert norm > 0.05
+        for n, g in zip(data, grads, strict=True):
+            g = g * 0.05 / norm
+            first[n] = 0.5 * first[n] + 0.5 * g
+            second[n] = 0.999 * second[n] + 0.001 * g**2
+            mean, square = first[n] / (1 - 0.5 ** (update + 1)), second[n] / (1 - 0.999 ** (update + 1))
+            data[n] = data[n] - 0.05 * 0.5 ** (update // 2) * mean / (square.sqrt() + 1e-8)
+    assert gap(distil(net, [own], how)[0], data.values()) < 1e-9
+
+
 @pytest.mark.parametrize("part", Distilled._fields)
 def test_what_is_fixed_stays_as_it_was(net, part):
     own = source(net)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from fedlib import losses, rng
 from fedlib.data import mixing
+from fedlib.models.bifpn import SelfTeacher
 from fedlib.models.staged import StagedResNet
 from fedlib.selfdistil import FRSKD, CutMix, Heads, Mixup, attention, attention_gap
 from fedlib.training import Objective, Trainer, Training, predict, recordable
@@ -214,18 +215,37 @@ def test_labels_weigh_as_much_as_what_is_there_of_their_images(kind, mix):
     torch.testing.assert_close(fit(logits), expected, rtol=1e-12, atol=0)
 
 
+def test_the_self_teacher_learns_mixed_labels_too():
+    t, (x, y) = trainer(FRSKD(0, 0, cutmix=1.0)), samples()
+    mixed, other, stays = mixing.cutmix(x, rng.stream(0, "network", "mix"), 1.0)
+    logits, maps = t.network(mixed, maps=True)
+    both = logits, t.objective.modules["teacher"](maps)[0]
+    expected = sum(stays * F.cross_entropy(z, y) + (1 - stays) * F.cross_entropy(z, y[other]) for z in both)
+    assert 0.05 < stays < 0.95
+    torch.testing.assert_close(t.objective.loss(t.network, x, y), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("width", "depth"), [(1, 1), (3, 2)])
+def test_the_self_teacher_is_as_wide_and_deep_as_it_is_asked_to_be(width, depth):
+    made = trainer(FRSKD(width=width, depth=depth)).objective.modules["teacher"]
+    assert weights(made).shape == weights(SelfTeacher(WIDTHS, 5, width, depth)).shape
+
+
 def test_only_steps_without_draws_may_be_recorded():
     assert recordable(FRSKD(detached=True))
     assert not recordable(FRSKD(cutmix=1.0))
     assert not recordable(Mixup())
 
 
-def test_heads_teach_the_stages_before_the_last_and_take_the_network_as_given():
-    t = trainer(Heads(1.0, 2.0))
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_heads_teach_the_stages_before_the_last_and_take_the_network_as_given(weight):
+    t = trainer(Heads(weight, 2.0))
     x, y = samples()
     logits, maps = t.network(x, maps=True)
-    early = [h(m.mean((2, 3))) for h, m in zip(t.objective.modules["heads"], maps, strict=False)]
-    expected = losses.cross_entropy(logits, y) + sum(losses.kd(e, logits, 2.0) for e in early)
+    early = [h(m.mean((2, 3))) for h, m in zip(t.objective.modules["heads"], maps[:-1], strict=True)]
+    expected = F.cross_entropy(logits, y) + sum(
+        (1 - weight) * F.cross_entropy(e, y) + weight * losses.kd(e, logits, 2.0) for e in early
+    )
     torch.testing.assert_close(t.objective.loss(t.network, x, y), expected, rtol=1e-12, atol=0)
     gradient = torch.autograd.grad(sum(losses.kd(e, logits, 2.0) for e in early), [*t.network.head.parameters()],
                                    allow_unused=True)  # fmt: skip

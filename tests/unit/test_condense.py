@@ -124,7 +124,7 @@ def test_the_outer_steps_are_those_of_adam_written_by_hand(net):
         norm = sum(float(g.square().sum()) for g in grads) ** 0.5
         assert norm > 0.05
         for n, g in zip(data, grads, strict=True):
-            g = g * 0.05 / norm
+            g = g * 0.05 / (norm + 1e-6)
             first[n] = 0.5 * first[n] + 0.5 * g
             second[n] = 0.999 * second[n] + 0.001 * g**2
             mean, square = first[n] / (1 - 0.5 ** (update + 1)), second[n] / (1 - 0.999 ** (update + 1))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 WAYS = ("svd", "gram")
+SIDES = ("same", "opposite")
 
 
 def decompose(maps: Tensor, keep: int = 1, way: str = "gram") -> tuple[Tensor, Tensor]:
@@ -117,7 +118,7 @@ def kd_svd(
     beta: float = 8.0,
     way: str = "gram",
     aligned: bool = True,
-    coins: torch.Generator | None = None,
+    sides: str | torch.Generator = "same",
 ) -> Tensor:
     """KD-SVD: squared distance of the student's correlations between consecutive layers to the teacher's, *summed* over
     layers, channels and the batch.
@@ -125,25 +126,30 @@ def kd_svd(
     ``keep`` vectors of every teacher's map; the student's come from ``keep + spare`` by :func:`align`, or without
     ``aligned`` are its first. Both are weighted by the teacher's singular values, scaled to length 1 (with one vector
     the weight is 1). Maps of one layer have equally many channels in both networks. No gradient flows to the teacher.
-    ``coins`` toss the sign of every vector, of both networks, before they are aligned: a routine may give either.
-    Raises ValueError for fewer than two layers, or channels that differ.
+
+    ``sides`` settles the signs, which a decomposition leaves open, and with them the lesson: "same" has the entries of
+    every vector sum to no less than 0; "opposite" turns those of every second layer; a generator tosses the sign of
+    every vector, of both networks, before they are aligned. Raises ValueError for fewer than two layers, other sides,
+    or channels that differ.
     """
+    if isinstance(sides, str) and sides not in SIDES:
+        raise ValueError(f"sides must be one of {', '.join(SIDES)}, or a generator; got {sides!r}")
     if len(student_maps) != len(teacher_maps) or len(student_maps) < 2:
         raise ValueError(
             f"expected as many maps of both, two at least; got {len(student_maps)} and {len(teacher_maps)}"
         )
     total, before = student_maps[0].new_zeros(()), None
-    for s, t in zip(student_maps, teacher_maps, strict=True):
+    for layer, (s, t) in enumerate(zip(student_maps, teacher_maps, strict=True)):
         if s.shape[:2] != t.shape[:2]:
             raise ValueError(
                 f"maps of a layer need one batch and as many channels, got {list(s.shape)}, {list(t.shape)}"
             )
         with torch.no_grad():
             v_teacher, values = decompose(t, keep, way)
-            v_teacher = v_teacher * _signs(v_teacher, coins)
+            v_teacher = v_teacher * _signs(v_teacher, sides, layer)
         most = min(s.shape[1], s.shape[2] * s.shape[3], keep + spare)
         v_student = decompose(s, most if aligned else keep, way)[0]
-        v_student = v_student * _signs(v_student, coins)
+        v_student = v_student * _signs(v_student, sides, layer)
         v_student = align(v_student, v_teacher) if aligned else v_student
         weight = normalize(values, dim=1)[:, None]
         now = v_student * weight, v_teacher * weight
@@ -154,10 +160,10 @@ def kd_svd(
     return total
 
 
-def _signs(vectors: Tensor, coins: torch.Generator | None) -> Tensor | float:
-    if coins is None:
-        return 1.0
-    heads = torch.randint(2, (len(vectors), 1, vectors.shape[-1]), generator=coins)
+def _signs(vectors: Tensor, sides: str | torch.Generator, layer: int) -> Tensor | float:
+    if isinstance(sides, str):
+        return -1.0 if sides == "opposite" and layer % 2 else 1.0
+    heads = torch.randint(2, (len(vectors), 1, vectors.shape[-1]), generator=sides)
     return (2 * heads - 1).to(vectors)
 
 

@@ -124,6 +124,8 @@ class Trainer:
         watchers: Iterable[Watcher] = (),
     ):
         inputs.check(x, y, [torch.arange(len(y))], dtype, how.lr)
+        if y.dtype not in inputs.INTEGERS:
+            raise ValueError(f"y must be classes, whole numbers [N]; got {y.dtype}")
         self.precision = precision if precision is None else require.one_of("precision", precision, ("bf16",))
         self.device, self.dtype, self.seed, self.name, self.how = devices.pick(device), dtype, seed, name, how
         self.x, self.y = self.input(x), y.long().to(self.device)
@@ -158,8 +160,8 @@ class Trainer:
         """
         model, how = self.model if model is None else model, self.how if how is None else how
         objective, (x, y) = objective or Objective(), samples or (self.x, self.y)
-        about = type(objective).__qualname__, sorted((n, repr(v)) for n, v in vars(objective).items())
-        key = (name, self.seed, model, how, str(about), str(self.device), self.dtype, _digest(x), _digest(y))
+        about = type(objective), tuple(sorted((n, _told(v)) for n, v in vars(objective).items()))
+        key = name, self.seed, model, how, about, str(self.device), self.dtype, self.precision, _digest(x), _digest(y)
         if key not in _kept:
             other = Trainer(model, x, y, objective, how, seed=self.seed, name=name, device=self.device,
                             dtype=self.dtype, precision=self.precision)  # fmt: skip
@@ -204,6 +206,7 @@ class Trainer:
             raise require.NotFinite(f"epoch {epoch + 1}: training diverged, the loss is {loss}")
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": loss}
         modes = [self.network, *self.objective.modules.values()]
+        require.finite(f"epoch {epoch + 1}: training diverged, weights", *(p for m in modes for p in m.parameters()))
         for module in modes:
             module.eval()
         for watch in self.watchers:
@@ -251,5 +254,13 @@ def interpolated(start: nn.Module, end: nn.Module, share: float) -> nn.Module:
     return made
 
 
+def _told(value: Any) -> str:
+    """An attribute in words that no other value has: what is printed of a tensor or a network leaves numbers out."""
+    if isinstance(value, nn.Module):
+        return repr(value) + _told(value.state_dict())
+    return str([(n, _digest(t)) for n, t in require.named_tensors(value)]) + repr(value)
+
+
 def _digest(t: Tensor) -> str:
-    return hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest()
+    numbers = t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return f"{t.dtype} {list(t.shape)} {hashlib.sha256(numbers).hexdigest()}"

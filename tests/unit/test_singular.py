@@ -109,6 +109,18 @@ def test_equal_and_vanishing_singular_values_leave_a_finite_gradient(way):
 
 
 @WAYS
+@SHAPES
+def test_small_maps_have_the_gradient_of_large_ones(shape, way):
+    """Vectors forget the scale of M; what counts as equal values must not know it either."""
+    grads = []
+    for scale in (1.0, 1e-9):
+        x = (scale * maps(*shape)).requires_grad_()
+        fixed(decompose(x, 2, way)[0]).sum().backward()
+        grads.append(scale * x.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-6, atol=1e-9)
+
+
+@WAYS
 def test_dead_channels_do_not_disturb_the_living(way):
     m = maps(2, 4, 5, 5)
     x = torch.cat([m, torch.zeros(2, 3, 5, 5).double()], 1).requires_grad_()
@@ -209,8 +221,61 @@ def test_signs_are_fixed_where_the_paper_leaves_them_open():
             for aligned in (True, False):
                 assert float(kd_svd(s, t, way=way, aligned=aligned)) == pytest.approx(expected[aligned], rel=1e-9)
     coins = torch.Generator().manual_seed(3)
-    tossed = {float(kd_svd(student, teacher, aligned=False, coins=coins)) for _ in range(4)}
+    tossed = {float(kd_svd(student, teacher, aligned=False, sides=coins)) for _ in range(4)}
     assert len(tossed) == 4
+
+
+def test_opposite_sides_turn_every_second_layer_of_both_networks():
+    student, teacher = networks()
+    pairs = []
+    for layer, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        v = decompose(t, 1)[0] * (-1) ** layer
+        pairs.append((align(decompose(s, min(4, s.shape[1]))[0], v), v))
+    expected = sum(float((correlation(a, d) - correlation(c, e)).square().sum()) for (a, c), (d, e) in pairwise(pairs))
+    assert float(kd_svd(student, teacher, sides="opposite")) == pytest.approx(expected, rel=1e-10)
+    assert float(kd_svd(student, teacher, sides="opposite")) != pytest.approx(float(kd_svd(student, teacher)), rel=0.01)
+
+
+@pytest.mark.parametrize("sides", singular.SIDES)
+@pytest.mark.parametrize("beta", [8.0, 2.0])
+def test_without_alignment_the_first_vectors_are_compared_with_sides_and_beta_as_they_are_given(sides, beta):
+    vectors = [
+        [decompose(m, 1)[0] * (-1 if sides == "opposite" and layer % 2 else 1) for layer, m in enumerate(one)]
+        for one in networks()
+    ]
+    mine, theirs = ([correlation(*pair, beta) for pair in pairwise(one)] for one in vectors)
+    expected = sum(float((a - b).square().sum()) for a, b in zip(mine, theirs, strict=True))
+    found = kd_svd(*networks(), beta=beta, aligned=False, sides=sides)
+    assert float(found) == pytest.approx(expected, rel=1e-9)
+
+
+def test_tossed_sides_give_the_mean_of_both_to_an_aligned_student():
+    """Two layers, one sample: the student follows its teacher, so a toss decides between two losses."""
+    student, teacher = ([m[:1] for m in one[:2]] for one in networks())
+    ends = {round(float(kd_svd(student, teacher, sides=side)), 12) for side in singular.SIDES}
+    coins = torch.Generator().manual_seed(0)
+    assert {round(float(kd_svd(student, teacher, sides=coins)), 12) for _ in range(20)} == ends
+
+
+def test_the_pull_on_a_channel_depends_on_the_sides():
+    """The Hessian of the loss, where the student has learnt it, on the diagonal: (8 / beta^2) times
+    D v_m^2 - 2 sigma v_m S + 1, with sigma = 1 on the same side and -1 on opposite ones, and S the sum of the next
+    layer's entries. Behind a ReLU S is nearly the square root of D, and the pull on a usual channel nearly vanishes.
+    """
+    low, high = (decompose(maps(1, 32, 6, 6, seed=s).relu(), 1)[0] for s in (0, 1))
+    pulls = []
+    for sigma in (1.0, -1.0):
+        taught = correlation(low, sigma * high)
+
+        def loss(v, taught=taught, sigma=sigma):
+            return (correlation(v, sigma * high) - taught).square().sum()
+
+        found = torch.func.hessian(loss)(low).view(32, 32).diagonal()
+        v = low.flatten()
+        formula = (8 / 64) * (32 * v**2 - 2 * sigma * v * high.sum() + 1)
+        torch.testing.assert_close(found, formula, rtol=0.05, atol=1e-3)
+        pulls.append(float(found.median()))
+    assert pulls[1] > 20 * pulls[0]
 
 
 def test_behind_a_relu_the_first_vector_has_no_negative_entry():
@@ -269,6 +334,8 @@ def test_what_does_not_fit_is_refused():
         kd_svd(student[:1], teacher[:1])
     with pytest.raises(ValueError, match="one batch and as many channels"):
         kd_svd(student[::-1], teacher)
+    with pytest.raises(ValueError, match="sides must be one of"):
+        kd_svd(student, teacher, sides="other")
     with pytest.raises(ValueError, match="way must be one of"):
         decompose(student[0], 1, "qr")
     with pytest.raises(ValueError, match="has no so many"):

@@ -9,6 +9,7 @@ from collections.abc import Container, Mapping
 import torch
 from torch import Tensor
 
+from fedlib import require
 from fedlib.models.net import State
 
 WORD = 4  # bytes of a 32-bit value or index
@@ -93,12 +94,14 @@ def truncated_svd(matrix: Tensor, energy: float) -> tuple[Tensor, Tensor, Tensor
 
     K is the smallest number of singular values whose share of all their squares exceeds ``energy``; all min(P, Q) of
     them where none does. What is cut off is 1 - share of the squared Frobenius norm. (Wu et al. 2022, equation 4.)
-    Raises ValueError unless energy lies in [0, 1] and ``matrix`` has two dimensions.
+    Raises ValueError unless energy lies in [0, 1] and ``matrix`` has two dimensions, ArithmeticError unless it is
+    finite.
     """
     if not 0 <= energy <= 1:
         raise ValueError(f"energy is a share of the squared singular values, in [0, 1]; got {energy}")
     if matrix.ndim != 2:
         raise ValueError(f"expected a matrix [P, Q], got a tensor of shape {tuple(matrix.shape)}")
+    require.finite("matrix to be factored", matrix)
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     share = energy_shares(s)
     k = min(len(s), int((~(share > energy)).sum()) + 1)

@@ -8,19 +8,28 @@ with respect to the data: a derivative of derivatives, over all steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.func import vmap
-from torch.nn.functional import log_softmax, one_hot, softplus
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fedlib import require, rng
 from fedlib.losses import cross_entropy
 from fedlib.models.net import Net, State
 from fedlib.optim import Adam, Memory, clip_norm
+from fedlib.prescribed import (
+    Distilled,
+    Steps,
+    follow,
+    follow_all,
+    forward_of,
+    one_after_another,
+    pure,
+    side_by_side,
+    stacked,
+)
 from fedlib.stacking import Stack
 
 RESETS = ("none", "soft", "hard")
@@ -66,99 +75,11 @@ class Condensation:
             require.one_of("fixed", name, Distilled._fields)
 
 
-class Distilled(NamedTuple):
-    """Distilled data: ``images`` [S, B, ...], ``labels`` [S, B, C] as logits of soft labels, and ``rates`` [E S], the
-    learning rates before the softplus that keeps them positive.
-    """
-
-    images: Tensor
-    labels: Tensor
-    rates: Tensor
-
-    def payload(self) -> State:
-        """What travels: S B (dim x + C) + E S numbers."""
-        return self._asdict()
-
-    def prescription(self) -> Steps:
-        """The steps that a network is to take."""
-        passes = len(self.rates) // len(self.images)
-
-        def again(t: Tensor) -> Tensor:
-            return t.repeat(passes, *[1] * (t.ndim - 1))
-
-        return Steps(again(self.images), again(self.labels), softplus(self.rates))
-
-
-class Steps(NamedTuple):
-    """Steps of gradient descent: their batches [M, B, ...], the logits of their soft labels [M, B, C], rates [M]."""
-
-    x: Tensor
-    labels: Tensor
-    rates: Tensor
-
-
-def one_after_another(parts: Sequence[Distilled], alternating: bool = False) -> Steps:
-    """The steps of several clients: all of the first client's, then all of the next, or ``alternating``: everybody's
-    first step, then everybody's second.
-    """
-    steps = [part.prescription() for part in parts]
-    if alternating:
-        return Steps(*(torch.stack(each, 1).flatten(0, 1) for each in zip(*steps, strict=True)))
-    return Steps(*map(torch.cat, zip(*steps, strict=True)))
-
-
-def soft_cross_entropy(logits: Tensor, label_logits: Tensor) -> Tensor:
-    """Cross-entropy of softmax(logits) and the soft labels softmax(label_logits), both [..., B, C]: the mean over each
-    batch, [...].
-    """
-    return -(label_logits.softmax(-1) * log_softmax(logits, -1)).sum(-1).mean(-1)
-
-
-def follow(net: Net, start: State, steps: Steps, number: int | None = None) -> State:
-    """The weights after the first ``number`` steps (all of them): w <- w - rate * gradient on the step's batch.
-
-    Differentiable in the steps, where they require gradients. Raises ValueError for a network with buffers or dropout:
-    its steps are no function of its weights.
-    """
-    _pure(net)
-    stacked = Steps(*(part[:number].unsqueeze(1) for part in steps))
-    reached = follow_all(_forward(net, 1), {n: w[None] for n, w in start.items()}, stacked)
-    return {n: w[0] for n, w in reached.items()}
-
-
-Forward = Callable[[State, Tensor], Tensor]
-
-
-def _forward(net: Net, count: int) -> Forward:
-    """The network for a stack of so many weights and batches: logits [count, B, C]."""
-
-    def one(weights: State, x: Tensor) -> Tensor:
-        return net(weights, x, train=True)
-
-    if count > 1:
-        return vmap(one)
-    return lambda weights, x: one({n: w[0] for n, w in weights.items()}, x[0])[None]
-
-
-@torch.enable_grad()
-def follow_all(forward: Forward, start: State, steps: Steps) -> State:
-    """Weights [P, ...] after steps of batches [M, P, B, ...], labels [M, P, B, C] and rates [M, P]."""
-    learning = any(part.requires_grad for part in steps)
-    weights = {n: w.detach().requires_grad_() for n, w in start.items()}
-    for x, labels, rates in zip(*(part.unbind() for part in steps), strict=True):
-        loss = soft_cross_entropy(forward(weights, x), labels).sum()  # nobody's weights move another's
-        slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=learning)
-        moved = zip(weights.items(), slopes, strict=True)
-        weights = {n: w - rates.reshape(-1, *[1] * (w.ndim - 1)) * slope for (n, w), slope in moved}
-        if not learning:
-            weights = {n: w.detach().requires_grad_() for n, w in weights.items()}
-    return weights if learning else {n: w.detach() for n, w in weights.items()}
-
-
 @dataclass(eq=False)
 class Source:
     """Real samples that are to be distilled, x [n, ...] and classes y [n] of ``classes``; the weights ``start`` that
-    are to be trained; and ``key``, which names its random draws. ``fresh(update)`` gives new weights for a hard reset.
+    are to be trained; and ``key``, which names its random draws. ``fresh(update)`` gives new weights for a hard reset;
+    they take the steps ``before`` first, those of the clients whose turn came earlier.
     """
 
     x: Tensor
@@ -167,6 +88,7 @@ class Source:
     start: State
     key: tuple[int | str, ...]
     fresh: Callable[[int], State] | None = None
+    before: Steps | None = None
 
     def draws(self, use: str) -> torch.Generator:
         """The stream of draws for one use: what one of them draws moves no other."""
@@ -190,7 +112,7 @@ def distil(net: Net, sources: Sequence[Source], how: Condensation) -> list[Disti
     Minimises E[loss of the network on real samples, after the distilled steps] over images, labels and rates. Raises
     ValueError for a network whose steps cannot be differentiated, ArithmeticError where the loss is not finite.
     """
-    _pure(net)
+    pure(net)
     if net.convolutional and net.device.type == "cpu":  # grouped convolutions would be slower than one by one
         return [found for source in sources for found in distil_all(net, [source], how)]
     return distil_all(net, sources, how)
@@ -203,7 +125,10 @@ def in_turn(net: Net, federations: Sequence[Sequence[Source]], how: Condensation
     weights = [sources[0].start for sources in federations]
     found: list[list[Distilled]] = [[] for _ in federations]
     for turn in zip(*federations, strict=True):
-        here = [replace(source, start=state) for source, state in zip(turn, weights, strict=True)]
+        here = [
+            replace(source, start=state, before=one_after_another(data) if data else None)
+            for source, state, data in zip(turn, weights, found, strict=True)
+        ]
         for i, data in enumerate(distil(net, here, how)):
             found[i].append(data)
             reached = follow(net, weights[i], data.prescription())
@@ -218,18 +143,22 @@ def outer_loss(net: Net, data: Distilled, start: State, x: Tensor, y: Tensor) ->
 
 def distil_all(net: Net, sources: Sequence[Source], how: Condensation) -> list[Distilled]:
     """:func:`distil` in one computation, whatever the network."""
-    _pure(net)
-    params = Stack(_stack([source.first(how)._asdict() for source in sources]))
+    pure(net)
+    params = Stack(stacked([source.first(how)._asdict() for source in sources]))
     learnt = Stack({n: params[n] for n in params if n not in how.fixed})
     streams = [{use: s.draws(use) for use in ("batches", "resets", "masks", "noise")} for s in sources]
     batches = _batches(sources, streams, how.real_batch)
-    common, forward = _stack([s.start for s in sources]), _forward(net, len(sources))
+    before = None if sources[0].before is None else side_by_side([s.before for s in sources if s.before])
+    common, forward = stacked([s.start for s in sources]), forward_of(net, len(sources))
     adam, memory, losses = Adam(how.outer_lr, beta1=0.5), Memory(), torch.zeros(len(sources))
     for update in range(how.updates):
         x, y = next(batches)
         leaves = {n: t.detach().requires_grad_() for n, t in params.items()}
         steps = _steps(Distilled(**(leaves | {"images": _masked(leaves["images"], streams, how)})))
-        end = follow_all(forward, _starts(sources, common, streams, how, update), steps)
+        start = _starts(sources, common, streams, how, update)
+        if how.reset == "hard" and before is not None:
+            start = follow_all(forward, start, before)
+        end = follow_all(forward, start, steps)
         losses = cross_entropy(forward(end, x), y)
         slopes = torch.autograd.grad(losses.sum(), [leaves[n] for n in learnt])
         grads = Stack(zip(learnt, slopes, strict=True))
@@ -260,7 +189,7 @@ def _batches(sources: Sequence[Source], streams: list[dict], size: int) -> Itera
 
 def _starts(sources: Sequence[Source], common: State, streams: list[dict], how: Condensation, update: int) -> State:
     if how.reset == "hard":
-        return _stack([_fresh(source, update) for source in sources])
+        return stacked([_fresh(source, update) for source in sources])
     if how.reset == "none" or not how.spread:
         return common
 
@@ -287,13 +216,3 @@ def _masked(images: Tensor, streams: list[dict], how: Condensation) -> Tensor:
     noise = [torch.randn(images.shape[1:], generator=draw["noise"], dtype=images.dtype) for draw in streams]
     hidden = chosen.reshape(*images.shape[:3], *[1] * each)
     return torch.where(hidden.to(images.device), torch.stack(noise).to(images.device), images)
-
-
-def _stack(states: Sequence[Mapping[str, Tensor]]) -> State:
-    return {n: torch.stack([state[n] for state in states]) for n in states[0]}
-
-
-def _pure(net: Net) -> None:
-    if net.buffers or any(isinstance(m, nn.modules.dropout._DropoutNd) for m in net.module.modules()):
-        what = f"buffers {', '.join(net.buffers)}" if net.buffers else "dropout"
-        raise ValueError(f"the network has {what}: its training is no function of weights and data; take one without")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import log_softmax
 
+from fedlib import require
 from fedlib.stacking import Stack
 
 
@@ -112,13 +113,16 @@ def fsp(low: Tensor, high: Tensor) -> Tensor:
     """Flow between two layers: the Gram matrix of feature maps [B, C_low, H, W] and [B, C_high, H', W'], that is
     sum_p low_p high_p^T / (H W) over places p: [B, C_low, C_high].
 
-    (Yim et al. 2017, equation 1.) The larger map is max-pooled to the smaller, whose H W divides. Distillation compares
-    these matrices of two networks, not the maps. Raises ValueError unless both are [B, C, H, W] with one B.
+    (Yim et al. 2017, equation 1.) The larger map is max-pooled to the smaller, whose height and width divide its own.
+    Distillation compares these matrices of two networks, not the maps. Raises ValueError unless both are [B, C, H, W]
+    with one B, and such sizes.
     """
     _check_maps(low=low, high=high)
     if len(low) != len(high):
         raise ValueError(f"low and high must be of the same samples, got {len(low)} and {len(high)}")
     places = min(low.shape[2:], high.shape[2:], key=lambda size: size[0] * size[1])
+    if any(n % p for m in (low, high) for n, p in zip(m.shape[2:], places, strict=True)):
+        raise ValueError(f"one size must divide the other, got {tuple(low.shape[2:])} and {tuple(high.shape[2:])}")
     low, high = (functional.adaptive_max_pool2d(m, tuple(places)) for m in (low, high))
     return torch.einsum("bchw,bdhw->bcd", low, high) / (places[0] * places[1])
 
@@ -166,8 +170,13 @@ def mutual_distillation(
     Each sample's KL divergences, either way, times ``distil``, and its ``gap`` [B] (a distance of hidden states) are
     divided by the sum of its two cross-entropies (``adaptive``): who is unsure teaches little (Wu et al. 2022,
     equations 1 to 3). Our choices: that sum, never below ``least``, and the first argument of each divergence pass
-    no gradient, so that nobody lowers the loss by raising a task loss, or teaches by learning.
+    no gradient, so that nobody lowers the loss by raising a task loss, or teaches by learning. Raises ValueError for
+    a gap of another shape, ``distil`` < 0 or ``least`` <= 0.
     """
+    require.real("distil", distil, least=0)
+    require.real("least", least, above=0)
+    if isinstance(gap, Tensor) and gap.ndim and gap.shape != target.shape:
+        raise ValueError(f"gap must have a number for each sample, {list(target.shape)}; got {list(gap.shape)}")
     log_p, log_q = log_softmax(mentor_logits, -1), log_softmax(mentee_logits, -1)
     chosen = target.unsqueeze(-1)
     tasks = -(log_p.gather(-1, chosen) + log_q.gather(-1, chosen)).squeeze(-1)

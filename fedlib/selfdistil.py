@@ -42,6 +42,8 @@ class CutMix(Objective):
     ``cutmix`` is the parameter of the Beta distribution that the share is drawn from; 0 leaves the images alone.
     """
 
+    mix = staticmethod(mixing.cutmix)
+
     def __init__(self, cutmix: float = 1.0):
         self.cutmix = require.real("cutmix", cutmix, least=0)
 
@@ -53,13 +55,19 @@ class CutMix(Objective):
         """The images to look at, and what the labels say of logits."""
         if not self.cutmix:
             return x, lambda logits: losses.cross_entropy(logits, y)
-        x, other, stays = mixing.cutmix(x, self.draws, self.cutmix)
+        x, other, stays = self.mix(x, self.draws, self.cutmix)
         return x, lambda z: stays * losses.cross_entropy(z, y) + (1 - stays) * losses.cross_entropy(z, y[other])
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """What the mixed labels say of the mixed images."""
         x, fit = self.mixed(x, y)
         return fit(network(x))
+
+
+class Mixup(CutMix):
+    """The same of whole images, averaged with their partner (Zhang et al. 2018); the parameter is that of its Beta."""
+
+    mix = staticmethod(mixing.mixup)
 
 
 class FRSKD(CutMix):
@@ -88,6 +96,7 @@ class FRSKD(CutMix):
         self.beta = require.real("beta", beta, least=0)
         self.temperature = require.real("temperature", temperature, above=0)
         self.detached, self.width, self.depth = detached, width, depth
+        self.capturable = not cutmix  # without draws a step does the same each time
 
     def setup(self, trainer: Trainer) -> None:
         """The self-teacher, trained along."""

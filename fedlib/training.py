@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fedlib import devices, inputs, require, rng
 from fedlib.ledger import Ledger
 from fedlib.losses import cross_entropy
+from fedlib.steps import Step
 
 SCHEDULES = ("constant", "cosine", "steps")
 KEPT = 256  # trained networks that are kept for other trainers of the process
@@ -123,6 +124,8 @@ class Trainer:
         watchers: Iterable[Watcher] = (),
     ):
         inputs.check(x, y, [torch.arange(len(y))], dtype, how.lr)
+        if y.dtype not in inputs.INTEGERS:
+            raise ValueError(f"y must be classes, whole numbers [N]; got {y.dtype}")
         self.precision = precision if precision is None else require.one_of("precision", precision, ("bf16",))
         self.device, self.dtype, self.seed, self.name, self.how = devices.pick(device), dtype, seed, name, how
         self.x, self.y = self.input(x), y.long().to(self.device)
@@ -157,8 +160,8 @@ class Trainer:
         """
         model, how = self.model if model is None else model, self.how if how is None else how
         objective, (x, y) = objective or Objective(), samples or (self.x, self.y)
-        about = type(objective).__qualname__, sorted((n, repr(v)) for n, v in vars(objective).items())
-        key = (name, self.seed, model, how, str(about), str(self.device), self.dtype, _digest(x), _digest(y))
+        about = type(objective), tuple(sorted((n, _told(v)) for n, v in vars(objective).items()))
+        key = name, self.seed, model, how, about, str(self.device), self.dtype, self.precision, _digest(x), _digest(y)
         if key not in _kept:
             other = Trainer(model, x, y, objective, how, seed=self.seed, name=name, device=self.device,
                             dtype=self.dtype, precision=self.precision)  # fmt: skip
@@ -173,7 +176,7 @@ class Trainer:
         mode. Raises ArithmeticError when training diverges.
         """
         parameters = [p for m in (self.network, *self.objective.modules.values()) for p in m.parameters()]
-        take, step = Step(self, parameters), 0
+        take, step = Step(self, parameters, self.device.type == "cuda" and recordable(self.objective)), 0
         steps = self.how.epochs * len(self._batches(torch.arange(len(self.y))))
         for epoch in range(self.how.epochs):
             self.objective.begin(epoch)
@@ -203,6 +206,7 @@ class Trainer:
             raise require.NotFinite(f"epoch {epoch + 1}: training diverged, the loss is {loss}")
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": loss}
         modes = [self.network, *self.objective.modules.values()]
+        require.finite(f"epoch {epoch + 1}: training diverged, weights", *(p for m in modes for p in m.parameters()))
         for module in modes:
             module.eval()
         for watch in self.watchers:
@@ -221,59 +225,6 @@ def recordable(objective: Objective) -> bool:
     """
     plain = type(objective).begin is Objective.begin
     return type(objective) is Objective or (objective.capturable and plain)
-
-
-class Step:
-    """A step of a trainer. On a GPU, whose kernels are shorter than it takes to launch them, the fourth step is
-    recorded and from then on replayed (CUDA graphs), for batches of its size, if the objective is :func:`recordable`.
-    """
-
-    def __init__(self, trainer: Trainer, parameters: Sequence[nn.Parameter]):
-        self.trainer, self.taken = trainer, 0
-        self.graphs = trainer.device.type == "cuda" and recordable(trainer.objective)
-        lr = torch.tensor(trainer.how.lr, device=trainer.device) if self.graphs else None
-        self.optimiser, self.lr = trainer.how.optimiser(parameters, lr), lr
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
-        """Take the step on a batch, and return its loss."""
-        if self.lr is None:
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            return self._now(x, y)
-        self.lr.fill_(rate)
-        if self.graph is None and self.taken >= 3:
-            self._record(x, y)
-        elif self.graph is None or x.shape != self.x.shape:
-            self.taken += 1
-            return self._aside(x, y)
-        self.x.copy_(x), self.y.copy_(y)
-        assert self.graph is not None
-        self.graph.replay()
-        return self.loss
-
-    def _now(self, x: Tensor, y: Tensor) -> Tensor:
-        half = self.trainer.precision == "bf16"
-        self.optimiser.zero_grad()
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            loss = self.trainer.objective.backward(self.trainer.network, x, y)
-        self.optimiser.step()
-        return loss.to(self.trainer.dtype)
-
-    def _aside(self, x: Tensor, y: Tensor) -> Tensor:
-        """On a stream of its own, as recording asks for."""
-        stream, here = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            loss = self._now(x, y)
-        here.wait_stream(stream)
-        return loss
-
-    def _record(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y, self.graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
-        self.optimiser.zero_grad()
-        with torch.cuda.graph(self.graph):
-            self.loss = self._now(self.x, self.y)
 
 
 @torch.no_grad()
@@ -303,5 +254,13 @@ def interpolated(start: nn.Module, end: nn.Module, share: float) -> nn.Module:
     return made
 
 
+def _told(value: Any) -> str:
+    """An attribute in words that no other value has: what is printed of a tensor or a network leaves numbers out."""
+    if isinstance(value, nn.Module):
+        return repr(value) + _told(value.state_dict())
+    return str([(n, _digest(t)) for n, t in require.named_tensors(value)]) + repr(value)
+
+
 def _digest(t: Tensor) -> str:
-    return hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest()
+    numbers = t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return f"{t.dtype} {list(t.shape)} {hashlib.sha256(numbers).hexdigest()}"

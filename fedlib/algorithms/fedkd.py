@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from fedlib import compress, require
 from fedlib.algorithms.fedavg import FedAvg
@@ -16,17 +20,20 @@ class LowRank(FedAvg):
     """FedAvg whose updates travel as truncated SVDs, both ways.
 
     ``energy``: share of an update's squared singular values that must be exceeded, at the start and at the end of
-    training, ``rounds`` long, and on a straight line between; one number holds throughout; None sends everything as
-    FedAvg does. The server rebuilds the clients' updates, averages them, and factors the mean again; clients add what
-    they get to what they have. The first broadcast is the whole model, and so is every broadcast if not all clients
-    take part in each round, for then a client may have missed an update.
+    training, ``rounds`` long, and on a straight line between (the paper: 0.95 and 0.98); one number holds throughout;
+    None sends everything as FedAvg does. The server rebuilds the clients' updates, averages them, and factors the mean
+    again; clients add what they get to what they have. The first broadcast is the whole model, and so is every
+    broadcast if not all clients take part in each round, for then a client may have missed an update. Raises ValueError
+    for two numbers without ``rounds``.
     """
 
     weighting = "uniform"
 
-    def __init__(self, energy: float | tuple[float, float] | None = (0.95, 0.98), rounds: int = 1):
-        self.rounds = require.whole("rounds", rounds, 1)
+    def __init__(self, energy: float | tuple[float, float] | None = 0.95, rounds: int | None = None):
         ends = energy if isinstance(energy, tuple) else (energy, energy)
+        if rounds is None and ends[0] != ends[-1]:
+            raise ValueError(f"energy goes from {ends[0]} to {ends[-1]}: in how many rounds?")
+        self.rounds = 1 if rounds is None else require.whole("rounds", rounds, 1)
         self.energy = None if energy is None else tuple(require.real("energy", e, least=0, most=1) for e in ends)
 
     def threshold(self, round_: int) -> float:
@@ -61,21 +68,41 @@ class LowRank(FedAvg):
         fed.memory["news"] = news
 
 
+class EightBits(LowRank):
+    """FedAvg whose updates travel as whole numbers from -127 to 127, and one scale for each tensor, both ways.
+
+    The scale is the largest magnitude over 127, and numbers are rounded to the nearest; FedPAQ (Reisizadeh et al. 2020)
+    rounds at random. Thresholds are not used.
+    """
+
+    def pack(self, fed: Federation, state: State) -> State:
+        sent: State = {}
+        for n, t in state.items():
+            step = (t - fed.state[n]).abs().max().clamp(min=1e-12) / 127
+            sent |= {f"{n}/whole": ((t - fed.state[n]) / step).round().to(torch.int8), f"{n}/step": step}
+        return sent
+
+    def unpack(self, fed: Federation, sent: State) -> State:
+        names = [key.removesuffix("/step") for key in sent if key.endswith("/step")]
+        return {n: fed.state[n] + sent[f"{n}/whole"] * sent[f"{n}/step"] for n in names}
+
+
 class FedKD(LowRank):
     """Every client trains a mentor of its own and the shared mentee on the same batches; each teaches the other.
 
     The network is a :class:`~fedlib.models.Pair`. Local objective: :func:`~fedlib.losses.mutual_distillation`, with
-    ``hidden`` times the mean square between the mentor's features and the mapped ones of the mentee as the gap. Mentor
-    and map never leave their client, and the mentor is the model that a client uses. With ``distil`` and ``hidden`` 0
-    the mentee is FedAvg's, and the mentor trains alone. Raises ValueError for another network.
+    ``hidden`` times the mean square between the mentor's features and the mapped ones of the mentee as the gap; where
+    both networks attend, that between their attention [B, L, L] is added. Mentor and map never leave their client, and
+    the mentor is the model that a client uses. With ``distil`` and ``hidden`` 0 the mentee is FedAvg's, and the mentor
+    trains alone. Raises ValueError for another network.
     """
 
     personal = ("mentor.*", "map.*")
 
     def __init__(
         self,
-        energy: float | tuple[float, float] | None = (0.95, 0.98),
-        rounds: int = 1,
+        energy: float | tuple[float, float] | None = 0.95,
+        rounds: int | None = None,
         distil: float = 1.0,
         hidden: float = 1.0,
         adaptive: bool = True,
@@ -89,12 +116,49 @@ class FedKD(LowRank):
         needed = "mentor.head.weight", "mentee.head.weight", "map.weight"
         if missing := [n for n in needed if n not in fed.state]:
             raise ValueError(f"FedKD trains a models.Pair of mentor and mentee; this network has no {missing[0]}")
+        self.attends = bool(getattr(fed.net.module, "attends", False))
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
-        h, h_small = (net(state, x, train=True, part=part, features=True) for part in ("mentor", "mentee"))
+        inside = {"attention" if self.attends else "features": True}
+        h, h_small = (net(state, x, train=True, part=part, **inside) for part in ("mentor", "mentee"))
+        gap: Tensor | float = 0.0
+        if self.attends:
+            (h, looks), (h_small, looks_small) = h, h_small
+            gap = (looks - looks_small).square().mean((-2, -1))
         logits, small = net.linear(state, h, "mentor.head"), net.linear(state, h_small, "mentee.head")
-        gap = (h - net.linear(state, h_small, "map")).square().mean(-1)
+        gap = gap + (h - net.linear(state, h_small, "map")).square().mean(-1)
         return mutual_distillation(
             logits, small, y, self.hidden * gap, distil=self.distil, adaptive=self.adaptive, least=self.least
         )
+
+
+@torch.no_grad()
+def travelling(fed: Federation, seen: Any) -> dict[str, float]:
+    """Columns of the history of a FedKD federation: what the clients' updates of the mentee are like in a round.
+
+    ``rank`` singular values have 95 % of the energy and the ``first`` one has a share of it, means over matrices and
+    clients; ``weight``: mean of 1 / a over clients and the first 200 samples of each; ``miscount``: bytes by which the
+    ledger's uploads differ from min(P Q, K (P + Q + 1)) numbers for a matrix and all of a vector.
+    """
+    algorithm = fed.algorithm
+    assert isinstance(algorithm, FedKD)
+    numbers = 0
+    found: dict[str, list[float]] = {"rank": [], "first": [], "weight": []}
+    for k, state, received in zip(seen.clients, seen.states, seen.received, strict=True):
+        for n, t in fed.shared(state).items():
+            if t.ndim == 1:
+                numbers += t.numel()
+                continue
+            shares = compress.energy_shares(torch.linalg.svdvals((t - received[n]).flatten(1)))
+            found["rank"].append(int((shares <= 0.95).sum()) + 1)
+            found["first"].append(float(shares[0]))
+            kept = algorithm.energy and int((shares <= algorithm.threshold(seen.number)).sum()) + 1
+            numbers += min(t.numel(), kept * (sum(t.flatten(1).shape) + 1)) if kept else t.numel()
+        some = fed.split[k][:200]
+        x, y = fed.input(fed.x[some]), fed.y[some]
+        parts = [fed.net(state, x, part=part) for part in ("mentor", "mentee")]
+        tasks = sum((cross_entropy(z, y, reduction="none") for z in parts), torch.zeros(()).to(x))
+        found["weight"].append(float((1 / tasks.clamp(min=algorithm.least)).mean()))
+    gap = fed.ledger.up[-1] - numbers * fed.state["map.weight"].element_size()
+    return {n: sum(v) / len(v) for n, v in found.items()} | {"miscount": gap}

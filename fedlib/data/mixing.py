@@ -16,11 +16,14 @@ def partners(batch: int, draws: torch.Generator) -> Tensor:
 def share(alpha: float, draws: torch.Generator) -> float:
     """A number from Beta(alpha, alpha): how much of an image stays. Raises ValueError unless alpha > 0.
 
-    It is made of two gamma variates, by torch's generator: a seed gives the same number everywhere.
+    It is made of two gamma variates, by torch's generator: a seed gives the same number everywhere. Where both are too
+    small for a number, a coin decides between 0 and 1, near which all of Beta then lies.
     """
     require.real("alpha", alpha, above=0)
     one, other = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=draws).tolist()
-    return one / (one + other) if one + other else 0.5
+    if max(one, other) <= torch.finfo(torch.float64).tiny:  # below which torch gives no gamma variate
+        return float(torch.randint(2, (), generator=draws))
+    return one / (one + other)
 
 
 def mixup(x: Tensor, draws: torch.Generator, alpha: float = 1.0) -> tuple[Tensor, Tensor, float]:
@@ -37,8 +40,10 @@ def cutmix(x: Tensor, draws: torch.Generator, alpha: float = 1.0) -> tuple[Tenso
 
     The box has the shares sqrt(1 - lam) of both sides around a uniformly drawn place, and is clipped at the border.
     Returned are the images, the partner of each row [B], and the share of the image that *stayed*, which after clipping
-    is more than lam: it, not lam, weighs the labels.
+    is more than lam: it, not lam, weighs the labels. Raises ValueError for what are no images.
     """
+    if x.ndim != 4:
+        raise ValueError(f"a box is cut out of images [B, C, H, W], got {list(x.shape)}")
     height, width = x.shape[-2:]
     lam = share(alpha, draws)
     other = partners(len(x), draws).to(x.device)

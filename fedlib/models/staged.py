@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fedlib import require
+
 from .resnet import _Block, _norm
 
 
@@ -35,6 +37,7 @@ class StagedResNet(nn.Module):
         super().__init__()
         if not widths or sorted(set(widths)) != list(widths):
             raise ValueError(f"widths of the stages must rise, got {tuple(widths)}")
+        require.whole("blocks", blocks)
         self.widths, self.classes = tuple(widths), classes
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):

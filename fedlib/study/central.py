@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from fedlib import data, metrics
+from fedlib import data, metrics, require
 from fedlib.data import glyphs
 from fedlib.study.setting import Samples, Setting, drawn
 from fedlib.training import Objective, Trainer, Training, Watcher, predict
@@ -30,7 +30,7 @@ class Central(Setting):
     normalise: bool = True  # standardised channels; else pixels in [0, 1]
     flat: bool = False  # samples as rows [N, D]
     look: glyphs.Domain | None = None  # how the letters of data="glyphs" are rendered, anew for each seed
-    side: int = 28  # and how many pixels they have a side
+    side: int = 28  # and how many pixels they have a side; of other data neither is asked
     precision: str | None = None  # "bf16": products in bfloat16
     redraw: bool = False  # training and test part drawn anew for each seed from all samples of the set
 
@@ -40,6 +40,15 @@ class Central(Setting):
             raise ValueError(f"model: expected something to call, which makes a network; got {self.model!r}")
         if not isinstance(self.training, Training):
             raise ValueError(f"training: expected how to train, such as Training(epochs=5); got {self.training!r}")
+        if self.precision is not None:
+            require.one_of("precision", self.precision, ("bf16",))
+        require.whole("side", self.side, 1)
+        if self.last > max(1, self.training.epochs):
+            raise ValueError(f"last: a run of {self.training.epochs} epochs has no last {self.last}")
+        if self.data == "glyphs" and self.look is None and self.side != 28:
+            raise ValueError(f"side: letters of {self.side} pixels are rendered; give the look that they have")
+        if self.data == "glyphs" and self.look is not None and not self.normalise:
+            raise ValueError("normalise: letters with a look are always standardised")
 
     def draw(self, seed: int) -> Samples:
         """The samples of a seed."""

@@ -397,7 +397,7 @@ class TestDistilledData(Planted):
     faults = (
         Fault(
             "distilled-rates-of-any-sign",
-            "condense.py",
+            "prescribed.py",
             "softplus(self.rates)",
             "self.rates",
             "a learnt rate may be negative",
@@ -406,10 +406,18 @@ class TestDistilledData(Planted):
         Fault(
             "in-turn-for-the-first-start",
             "condense.py",
-            "replace(source, start=state) for source, state",
-            "replace(source) for source, state",
+            "replace(source, start=state, before=",
+            "replace(source, before=",
             "every client distils for its own start, and not for where the others' data lead",
             tests=("test_condense.py::test_in_turn_each_client_starts_where_the_others_data_lead",),
+        ),
+        Fault(
+            "hard-reset-in-turn-forgets-the-others",
+            "condense.py",
+            'if how.reset == "hard" and before is not None:',
+            "if False:",
+            "in turn, a hard reset starts at fresh weights, as if nobody had come before",
+            tests=("test_condense.py::test_in_turn_a_hard_reset_takes_fresh_weights_where_the_others_data_lead",),
         ),
         Fault(
             "soft-reset-forgets-the-start",
@@ -429,7 +437,7 @@ class TestDistilledData(Planted):
         ),
         Fault(
             "distilled-steps-alternate-always",
-            "condense.py",
+            "prescribed.py",
             "    if alternating:\n",
             "    if True:\n",
             "the server takes the clients' steps alternately, whatever it was told",
@@ -437,7 +445,7 @@ class TestDistilledData(Planted):
         ),
         Fault(
             "soft-labels-half-soft",
-            "condense.py",
+            "prescribed.py",
             "label_logits.softmax(-1)",
             "label_logits.sigmoid()",
             "soft labels are no distribution",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -12,6 +14,7 @@ from fedlib.algorithms import (
     FedBN,
     FedDF,
     FedGen,
+    FedKD,
     FedLSD,
     FedMD,
     FedNTD,
@@ -30,7 +33,7 @@ from fedlib.distill import Distillation
 from fedlib.executors import per_sample
 from fedlib.federation import Federation, Local
 from fedlib.losses import kd, proximal
-from fedlib.models import MLP
+from fedlib.models import MLP, Pair
 
 FLOAT = torch.float64
 UNEVEN = (3, 7, 8, 13, 20, 4)  # with batches of 8: smaller than a batch, one batch, one with a rest
@@ -72,6 +75,10 @@ class Pulled(FedAvg):
         return {n: torch.full_like(fed.state[n], 0.1 * client - 0.2) for n in fed.net.parameters}
 
 
+class Paired(FedKD):
+    """FedKD, for which :func:`federation` makes a pair out of two of the network that is asked for."""
+
+
 def public():
     return torch.randn(12, 5, generator=torch.Generator().manual_seed(9), dtype=FLOAT)
 
@@ -86,6 +93,7 @@ ALGORITHMS = {
     "FedMD, kl": lambda: FedMD(public(), digest_epochs=2),
     "FedMD, mae": lambda: FedMD(public(), digest="mae"),
     "FedGen": lambda: FedGen(1.0, 0.5, teaching=Teaching(steps=3, batch_size=6, noise_size=4, hidden=8), draws=12),
+    "FedKD": lambda: Paired(0.8, rounds=2),
     "FedLSD": lambda: FedLSD(0.5, 2.0),
     "FedNTD": lambda: FedNTD(1.0, 1.5),
     "FedOpt": lambda: FedOpt("yogi", 0.05),
@@ -112,6 +120,7 @@ def federation(algorithm=None, *, model=small, sizes=UNEVEN, shape=(5,), data=No
     x, y, split = data or samples(sizes, shape)
     settings = {"participation": 0.6, "seed": 3, "dtype": FLOAT, "device": "cpu", "executor": "sequential"} | options
     local = local or Local(epochs=2, batch_size=8, lr=0.1)
+    model = partial(Pair, model, model) if isinstance(algorithm, Paired) else model
     return Federation(model, x, y, split, algorithm or FedAvg(), local=local, **settings)
 
 

@@ -64,7 +64,9 @@ def test_equal_for_every_algorithm_and_optimiser(name, momentum, weight_decay):
 def test_equal_with_batchnorm_under_each_policy(name, buffers):
     one, _ = agree(ALGORITHMS[name], model=Normed, sizes=NORMABLE, buffers=buffers, local=Local(2, 8, 0.1, 0.9))
     if buffers == "local":
-        assert distance(one.own[one.sample(0)[0]], {"body.1.running_mean": torch.zeros(6, dtype=FLOAT)}) > 1e-3
+        own = one.own[one.sample(0)[0]]
+        assert all(float(t.abs().max()) > 1e-3 for n, t in own.items() if n.endswith("body.1.running_mean"))
+        assert any(n.endswith("body.1.running_mean") for n in own)
 
 
 @pytest.mark.parametrize("name", ["FedMD, kl", "FedMD, mae"])

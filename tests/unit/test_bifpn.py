@@ -52,6 +52,15 @@ def test_the_papers_network_has_as_many_parameters_as_a_resnet_18_for_small_imag
 def test_stages_that_do_not_widen_are_refused(widths):
     with pytest.raises(ValueError, match="must rise"):
         StagedResNet(widths)
+    with pytest.raises(ValueError, match="blocks"):
+        StagedResNet((4, 8), -1)
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_the_kind_of_normalisation_holds_everywhere(blocks):
+    kinds = {type(m) for m in StagedResNet((4, 8), blocks, norm="group").modules()}
+    assert nn.GroupNorm in kinds
+    assert nn.BatchNorm2d not in kinds
 
 
 def test_fusion_is_a_mean_with_positive_shares():
@@ -107,6 +116,13 @@ def test_convolutions_are_separable_and_few():
     squares = [m for m in teacher.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert len(squares) == 4
     assert all(m.groups == m.in_channels == m.out_channels for m in squares)
+
+
+def test_every_part_of_the_pyramid_ends_in_a_normalisation_and_a_relu():
+    _, t, _ = pair()
+    parts = [part for group in (t.lateral, t.from_above, t.from_below, t.down, t.up) for part in group]
+    assert len(parts) == 3 + 4 * 2
+    assert all(isinstance(part[-2], nn.BatchNorm2d) and isinstance(part[-1], nn.ReLU) for part in parts)
 
 
 def test_maps_that_do_not_halve_are_refused():

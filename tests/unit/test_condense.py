@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from fedlib import condense, rng
-from fedlib.condense import Condensation, Distilled, Source, distil, follow, in_turn, one_after_another, outer_loss
+from fedlib import condense, prescribed, rng
+from fedlib.condense import Condensation, Source, distil, in_turn, outer_loss
 from fedlib.ledger import payload_bytes
 from fedlib.models import MLP, LeNet5
 from fedlib.models.net import Net
+from fedlib.prescribed import Distilled, follow, one_after_another
 
 HOW = Condensation(batches=2, images=4, passes=2, rate=0.3, updates=5, real_batch=8)
 SMALL = Condensation(batches=2, images=3, passes=1, updates=2, real_batch=4)
@@ -65,7 +66,7 @@ def test_the_gradient_of_the_distilled_loss_itself_is_another(net):
     images = data.images.clone().requires_grad_()
     true = torch.autograd.grad(outer_loss(net, data._replace(images=images), own.start, own.x, own.y), images)[0]
     end = follow(net, own.start, data.prescription())
-    left_over = condense.soft_cross_entropy(net(end, images.flatten(0, 1)), data.labels.flatten(0, 1))
+    left_over = prescribed.soft_cross_entropy(net(end, images.flatten(0, 1)), data.labels.flatten(0, 1))
     wrong = torch.autograd.grad(left_over, images)[0]
     assert float(torch.cosine_similarity(true.flatten(), wrong.flatten(), dim=0)) < 0.9
 
@@ -108,6 +109,29 @@ def test_data_are_learnt(net):
     assert all(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
 
 
+def test_the_outer_steps_are_those_of_adam_written_by_hand(net):
+    """A first moment of 0.5, gradients clipped jointly, a rate that is halved, batches drawn with replacement."""
+    how, own = replace(HOW, halve=2, max_norm=0.05, real_batch=5), source(net)
+    data = own.first(how)._asdict()
+    assert float(data["labels"].max()) == 5
+    first, second = ({n: torch.zeros_like(t) for n, t in data.items()} for _ in range(2))
+    draws = own.draws("batches")
+    for update in range(5):
+        rows = torch.randint(20, (5,), generator=draws)
+        leaves = {n: t.clone().requires_grad_() for n, t in data.items()}
+        loss = outer_loss(net, Distilled(**leaves), own.start, own.x[rows], own.y[rows])
+        grads = torch.autograd.grad(loss, list(leaves.values()))
+        norm = sum(float(g.square().sum()) for g in grads) ** 0.5
+        assert norm > 0.05
+        for n, g in zip(data, grads, strict=True):
+            g = g * 0.05 / (norm + 1e-6)
+            first[n] = 0.5 * first[n] + 0.5 * g
+            second[n] = 0.999 * second[n] + 0.001 * g**2
+            mean, square = first[n] / (1 - 0.5 ** (update + 1)), second[n] / (1 - 0.999 ** (update + 1))
+            data[n] = data[n] - 0.05 * 0.5 ** (update // 2) * mean / (square.sqrt() + 1e-8)
+    assert gap(distil(net, [own], how)[0], data.values()) < 1e-9
+
+
 @pytest.mark.parametrize("part", Distilled._fields)
 def test_what_is_fixed_stays_as_it_was(net, part):
     own = source(net)
@@ -144,7 +168,7 @@ def test_resets_and_masks_that_are_off_change_no_bit(net):
 
 def test_a_soft_reset_starts_around_the_weights_and_a_hard_one_anew(net):
     own = source(net, fresh=fresh)
-    common, streams = condense._stack([own.start]), [{"resets": own.draws("resets")}]
+    common, streams = prescribed.stacked([own.start]), [{"resets": own.draws("resets")}]
     starts = [condense._starts([own], common, streams, replace(HOW, reset="soft", spread=0.2), u) for u in range(200)]
     moved = torch.cat([(s[n] - common[n]).flatten() for s in starts for n in s])
     assert float(moved.mean()) == pytest.approx(0, abs=0.005)
@@ -184,6 +208,19 @@ def test_in_turn_each_client_starts_where_the_others_data_lead(net):
     alone = distil(net, [replace(own[2], start=here)], HOW)[0]
     assert gap(alone, third) < 1e-10
     assert gap(distil(net, [own[2]], HOW)[0], third) > 1e-3
+
+
+def test_in_turn_a_hard_reset_takes_fresh_weights_where_the_others_data_lead(net):
+    """Fresh weights alone would be the parallel protocol: nobody would know of those before."""
+    own, how = [source(net, k, fresh=fresh) for k in range(2)], replace(HOW, reset="hard")
+    first, second = in_turn(net, [own], how)[0]
+    assert same(first, distil(net, [own[0]], how)[0])
+
+    def arrived(update):
+        return follow(net, fresh(update), first.prescription())
+
+    assert gap(distil(net, [replace(own[1], fresh=arrived)], how)[0], second) < 1e-10
+    assert gap(distil(net, [own[1]], how)[0], second) > 1e-3
 
 
 def test_order_of_the_steps(net):

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from fedlib import compress, losses, models
 from fedlib.algorithms import FedAvg, FedKD
-from fedlib.algorithms.fedkd import LowRank
+from fedlib.algorithms.fedkd import EightBits, LowRank, travelling
+from fedlib.executors import Context
 from fedlib.federation import Local
+from fedlib.models.transformer import Transformer
 
 CASES = settings(deadline=None, max_examples=30)
 SEEDS, ENERGIES = st.integers(0, 10**6), st.floats(0.0, 0.999)
@@ -91,6 +93,17 @@ def test_an_energy_that_is_no_share_is_refused(energy):
         compress.truncated_svd(torch.ones(2, 2, 2), 0.5)
 
 
+def test_a_matrix_that_is_not_finite_is_an_arithmetic_error():
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(ArithmeticError, match="matrix to be factored"):
+            compress.truncated_svd(torch.eye(3).fill_diagonal_(value), 0.5)
+
+
+def test_shares_are_summed_in_float64():
+    """In float32 the small squares would all be lost beside the large one."""
+    assert bool((compress.energy_shares(torch.tensor([1e4, 1.0, 1.0, 1.0])).diff() > 0).all())
+
+
 def test_the_released_way_to_rebuild_is_another_matrix():
     """``np.dot(np.dot(u, sigma), v)`` with sigma a vector has no shape that fits; the diagonal belongs to columns."""
     u, s, vh = compress.truncated_svd(low(1, 3), 0.9999999)
@@ -113,28 +126,35 @@ def test_a_matrix_is_factored_only_where_it_pays_and_vectors_never_are():
     assert {n: t.shape for n, t in back.items()} == {n: t.shape for n, t in state.items()}
 
 
-def formula(fed, energy):
+def test_a_kernel_counts_as_a_matrix():
+    base = {"kernel": normal(1, 16, 8, 3, 3)}
+    state = {"kernel": base["kernel"] + low(2, 1, 16, 72).view(16, 8, 3, 3)}
+    sent = compress.factor(state, base, 0.9, base)
+    assert {n: tuple(t.shape) for n, t in sent.items()} == {"kernel/U": (16, 1), "kernel/s": (1,), "kernel/Vh": (1, 72)}
+    assert distance(compress.rebuild(sent, base), state) < 1e-12
+
+
+def formula(before, energy):
     """Bytes of one client's update: min(P Q, K (P + Q + 1)) for every matrix, and all of every vector."""
     return lambda state: sum(
-        8 * min(t.numel(), len(compress.truncated_svd((t - fed[n]).flatten(1), energy)[1]) * (sum(t.shape) + 1))
+        8 * min(t.numel(), len(compress.truncated_svd((t - before[n]).flatten(1), energy)[1]) * (sum(t.shape) + 1))
         if t.ndim > 1
         else 8 * t.numel()
         for n, t in state.items()
     )
 
 
-def test_the_ledger_is_the_formula_both_ways():
+def test_the_ledger_is_the_formula_up_and_the_size_of_the_news_down():
+    """The news are what the server factored, a mean of cut updates; what clients make of them may have less rank."""
     seen = []
-    watch = lambda fed, round_: seen.append((round_, {n: t.clone() for n, t in fed.shared(fed.state).items()}))  # noqa: E731
-    fed = play(FedKD(0.7, rounds=3), observers=[watch])
+    fed = play(FedKD(0.7), observers=[lambda fed, round_: seen.append((round_, fed.memory["news"]))])
     whole = sum(8 * t.numel() for t in fed.shared(fed.state).values())
     assert fed.ledger.down[0] == whole * fed.clients
     for round_, _ in seen:
         cost = formula(round_.received[0], 0.7)
         assert fed.ledger.up[round_.number] == sum(cost(fed.shared(state)) for state in round_.states)
-    downs = [(fed.ledger.down[r + 1], seen[r][0].received[0], seen[r][1]) for r in range(2)]
-    for down, before, after in downs:
-        assert down == fed.clients * formula(before, 0.7 - 1e-9)(after)  # what was sent has no more rank than that
+    for down, (_, news) in zip(fed.ledger.down[1:], seen[:-1], strict=True):
+        assert down == fed.clients * sum(8 * t.numel() for t in news.values()) < fed.clients * whole
 
 
 def test_everything_kept_is_fedavg_with_equal_weights():
@@ -150,6 +170,38 @@ def test_everything_kept_is_fedavg_with_equal_weights():
     started.run(3)
     found = {n.removeprefix("mentee."): t for n, t in started.shared(started.state).items()}
     assert distance(mentee.state, found) < 1e-12
+
+
+def test_eight_bits_cost_a_byte_a_number_and_err_by_half_a_step():
+    seen = []
+    fed = play(EightBits(), model=big, observers=[lambda fed, round_: seen.append((round_, fed.state))])
+    sizes = [t.numel() for t in fed.state.values()]
+    assert fed.ledger.up == [fed.clients * (sum(sizes) + 8 * len(sizes))] * 3
+    round_, after = seen[0]
+    for n, t in after.items():
+        exact = torch.stack([s[n] for s in round_.states]).mean(0)
+        steps = [float((s[n] - round_.received[0][n]).abs().max()) / 127 for s in round_.states]
+        assert float((t - exact).abs().max()) <= 0.5 * sum(steps) / len(steps) + 0.5 * max(steps) + 1e-15
+        assert not torch.equal(t, exact)
+
+
+@pytest.mark.parametrize("energy", [(0.6, 0.9), None])
+def test_what_travels_is_seen_as_it_is(energy):
+    seen = []
+    fed = play(FedKD(energy, rounds=3, least=0.5), observers=[travelling, lambda fed, round_: seen.append(round_)])
+    assert [row["miscount"] for row in fed.history] == [0, 0, 0]
+    last, row = seen[-1], fed.history[-1]
+    ranks, firsts, weights = [], [], []
+    for k, state, received in zip(last.clients, last.states, last.received, strict=True):
+        for n in ("mentee.body.1.weight", "mentee.body.3.weight", "mentee.head.weight"):
+            g = state[n] - received[n]
+            ranks.append(len(compress.truncated_svd(g, 0.95)[1]))
+            firsts.append(float(torch.linalg.matrix_norm(g, 2).square() / g.square().sum()))
+        x, y = fed.x[fed.split[k]], fed.y[fed.split[k]]
+        p, q = (fed.net(state, x, part=part).softmax(1).gather(1, y[:, None]) for part in ("mentor", "mentee"))
+        weights.append(float((1 / (-p.log() - q.log()).clamp(min=0.5)).mean()))
+    for name, values in {"rank": ranks, "first": firsts, "weight": weights}.items():
+        assert row[name] == pytest.approx(sum(values) / len(values), abs=1e-9)
 
 
 def test_without_a_threshold_low_rank_is_fedavg_bit_for_bit():
@@ -181,7 +233,19 @@ def test_who_may_have_missed_an_update_gets_the_whole_model():
 def test_the_threshold_goes_from_start_to_end_in_a_straight_line():
     algorithm = LowRank((0.5, 0.9), rounds=4)
     assert [algorithm.threshold(t) for t in range(6)] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 0.9])
-    assert LowRank(0.8, rounds=4).threshold(3) == 0.8
+    assert LowRank(0.8).threshold(3) == 0.8
+    for kind in (LowRank, FedKD):
+        with pytest.raises(ValueError, match="in how many rounds"):
+            kind((0.5, 0.9))
+
+
+def test_a_round_is_cut_by_its_own_threshold():
+    """At 0 one singular value is kept, at 1 all of them, which would cost more than the matrix."""
+    seen = []
+    play(LowRank((0.0, 1.0), rounds=1), rounds=2, model=big, observers=[lambda fed, _: seen.append(fed.memory["news"])])
+    first, second = ([len(t) for n, t in news.items() if n.endswith("/s")] for news in seen)
+    assert first == [1, 1, 1]
+    assert second == []
 
 
 def test_only_the_mentee_travels_and_mentors_stay_apart():
@@ -262,13 +326,51 @@ def test_the_weight_has_a_bound_where_both_are_sure():
     )
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"least": 0.0}, {"least": -1.0}, {"distil": float("nan")}, {"gap": torch.ones(6, 1)}]
+)
+def test_what_would_give_a_number_that_means_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        losses.mutual_distillation(normal(0, 6, 4), normal(1, 6, 4), torch.arange(6) % 4, **wrong)
+
+
 def test_the_map_is_trained_and_the_hidden_loss_reaches_both_networks():
     start = federation(FedKD(), model=pair).state
-    own = play(FedKD(None, distil=0.0), rounds=1).own[0]
-    assert not torch.equal(own["map.weight"], start["map.weight"])  # the released list of maps is never trained
-    without = play(FedKD(None, distil=0.0, hidden=0.0), rounds=1)
-    assert not torch.equal(own["mentor.body.1.weight"], without.own[0]["mentor.body.1.weight"])
-    assert torch.equal(without.own[0]["map.weight"], start["map.weight"])
+    on, off = (play(FedKD(None, distil=0.0, hidden=h), rounds=1) for h in (1.0, 0.0))
+    assert not torch.equal(on.own[0]["map.weight"], start["map.weight"])  # the released list of maps is never trained
+    assert torch.equal(off.own[0]["map.weight"], start["map.weight"])
+    assert not torch.equal(on.own[0]["mentor.body.1.weight"], off.own[0]["mentor.body.1.weight"])
+    assert distance(on.shared(on.state), off.shared(off.state)) > 1e-6  # the mentee
+
+
+@pytest.mark.parametrize("options", [{"adaptive": False}, {"least": 30.0}], ids=["plain", "bounded"])
+def test_the_objective_is_the_loss_with_the_mapped_features_as_its_gap(options):
+    fed = federation(FedKD(distil=0.3, hidden=2.0, **options), model=pair)
+    both, x, y = fed.net.module, normal(1, 6, 5), torch.arange(6) % 3
+    h, h_small = both.mentor(x, features=True), both.mentee(x, features=True)
+    gap = 2.0 * (h - h_small @ both.map.weight.T).square().sum(1) / 9
+    expected = losses.mutual_distillation(both(x), both(x, part="mentee"), y, gap, distil=0.3, **options)
+    found = fed.algorithm.objective(fed.net, fed.state, x, y, Context(fed.state))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_networks_that_attend_teach_each_other_where_to_look():
+    """The hidden loss has both terms of the paper: representations through the map, and attention."""
+    big, small = (
+        partial(Transformer, 12, 6, 3, width, heads, layers) for width, heads, layers in ((8, 2, 2), (4, 1, 1))
+    )
+    g = torch.Generator().manual_seed(2)
+    x, y = torch.randint(0, 12, (20, 6), generator=g).to(FLOAT), torch.arange(20) % 3
+    fed = federation(FedKD(hidden=2.0), model=lambda: models.Pair(big, small), data=(x, y, [torch.arange(20)]))
+    own, state, pair = fed.algorithm, fed.state, fed.net.module
+    (h, looks), (h_small, looks_small) = (part(x, attention=True) for part in (pair.mentor, pair.mentee))
+    gap = (h - pair.map(h_small)).square().mean(1) + (looks - looks_small).square().flatten(1).mean(1)
+    expected = losses.mutual_distillation(pair.mentor.head(h), pair.mentee.head(h_small), y, 2.0 * gap)
+    found = own.objective(fed.net, state, x, y, Context(state))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    before = {n: t.clone() for n, t in state.items()}
+    fed.run(1)
+    assert any(not torch.equal(fed.state[n], before[n]) for n in fed.shared(fed.state))
 
 
 @pytest.mark.parametrize("executor", ["batched", "threads"])
@@ -286,5 +388,6 @@ def test_a_pair_answers_as_its_mentor_and_starts_from_the_mentors_own_weights():
     x = torch.randn(4, 5)
     assert torch.equal(both(x), alone(x))
     assert both(x, part="mentee", features=True).shape == (4, 7)
+    assert [n for n, _ in both.named_parameters() if n.startswith("map")] == ["map.weight"]  # and no bias
     with pytest.raises(ValueError, match="no linear layer 'head'"):
         models.Pair(torch.nn.Identity, small)

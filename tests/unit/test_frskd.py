@@ -6,9 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedlib import losses, rng
+from fedlib.data import mixing
+from fedlib.models.bifpn import SelfTeacher
 from fedlib.models.staged import StagedResNet
-from fedlib.selfdistil import FRSKD, CutMix, Heads, attention, attention_gap
-from fedlib.training import Objective, Trainer, Training, predict
+from fedlib.selfdistil import FRSKD, CutMix, Heads, Mixup, attention, attention_gap
+from fedlib.training import Objective, Trainer, Training, predict, recordable
 
 WIDTHS = (4, 6, 8)
 
@@ -76,6 +78,13 @@ def test_the_released_loss_is_the_squared_norm_over_the_places():
     torch.testing.assert_close(attention_gap([f], [t]), squares / (4 * 6), rtol=1e-12, atol=0)
     norm = (attention(f) - attention(t)).norm(dim=1).mean()
     torch.testing.assert_close(losses.attention_transfer([f], [t]), norm, rtol=1e-12, atol=0)
+
+
+def test_attention_from_the_definition():
+    """Squares first, then the mean: channels of opposite sign do not cancel."""
+    f = torch.tensor([3.0, 0.0, -3.0, 4.0], dtype=torch.float64).view(1, 2, 1, 2)  # channels (3, 0) and (-3, 4)
+    expected = torch.tensor([[9.0, 8.0]], dtype=torch.float64) / 145**0.5
+    torch.testing.assert_close(attention(f), expected, rtol=1e-12, atol=0)
 
 
 def test_attention_has_unit_length_and_a_dead_map_stays_finite():
@@ -191,23 +200,52 @@ def test_cutmix_off_is_cross_entropy_bit_for_bit():
     assert torch.equal(weights(plain.network), weights(off.network))
 
 
-def test_cutmix_weighs_both_labels():
-    t = trainer(CutMix(1.0))
-    x, y = samples()
+@pytest.mark.parametrize(("kind", "mix"), [(CutMix, mixing.cutmix), (Mixup, mixing.mixup)])
+def test_labels_weigh_as_much_as_what_is_there_of_their_images(kind, mix):
+    """Each image is a grey of its own, so that the mean of a mixed one tells its shares."""
+    t, y = trainer(kind(1.0)), samples()[1]
+    grey = torch.arange(24, dtype=torch.float64)
+    x = grey.view(-1, 1, 1, 1).expand(24, 1, 8, 8)
     mixed, fit = t.objective.mixed(x, y)
-    own = (mixed == x).double().mean((1, 2, 3))
-    logits = torch.zeros(len(y), 5, dtype=torch.float64)
-    logits[torch.arange(len(y)), y] = 50.0  # sure of the own label: every other one costs 50
-    assert not torch.equal(mixed, x)
-    assert 0 <= float(fit(logits)) <= 50 * float(1 - own.min()) + 1e-6
+    _, other, stays = mix(x, rng.stream(0, "network", "mix"), 1.0)
+    torch.testing.assert_close(mixed.mean((1, 2, 3)), stays * grey + (1 - stays) * grey[other])
+    logits = torch.randn(24, 5, generator=rng.stream("logits"), dtype=torch.float64)
+    expected = stays * F.cross_entropy(logits, y) + (1 - stays) * F.cross_entropy(logits, y[other])
+    assert 0.05 < stays < 0.95
+    torch.testing.assert_close(fit(logits), expected, rtol=1e-12, atol=0)
 
 
-def test_heads_teach_the_stages_before_the_last_and_take_the_network_as_given():
-    t = trainer(Heads(1.0, 2.0))
+def test_the_self_teacher_learns_mixed_labels_too():
+    t, (x, y) = trainer(FRSKD(0, 0, cutmix=1.0)), samples()
+    mixed, other, stays = mixing.cutmix(x, rng.stream(0, "network", "mix"), 1.0)
+    logits, maps = t.network(mixed, maps=True)
+    both = logits, t.objective.modules["teacher"](maps)[0]
+    expected = sum(stays * F.cross_entropy(z, y) + (1 - stays) * F.cross_entropy(z, y[other]) for z in both)
+    assert 0.05 < stays < 0.95
+    torch.testing.assert_close(t.objective.loss(t.network, x, y), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("width", "depth"), [(1, 1), (3, 2)])
+def test_the_self_teacher_is_as_wide_and_deep_as_it_is_asked_to_be(width, depth):
+    made = trainer(FRSKD(width=width, depth=depth)).objective.modules["teacher"]
+    assert weights(made).shape == weights(SelfTeacher(WIDTHS, 5, width, depth)).shape
+
+
+def test_only_steps_without_draws_may_be_recorded():
+    assert recordable(FRSKD(detached=True))
+    assert not recordable(FRSKD(cutmix=1.0))
+    assert not recordable(Mixup())
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_heads_teach_the_stages_before_the_last_and_take_the_network_as_given(weight):
+    t = trainer(Heads(weight, 2.0))
     x, y = samples()
     logits, maps = t.network(x, maps=True)
-    early = [h(m.mean((2, 3))) for h, m in zip(t.objective.modules["heads"], maps, strict=False)]
-    expected = losses.cross_entropy(logits, y) + sum(losses.kd(e, logits, 2.0) for e in early)
+    early = [h(m.mean((2, 3))) for h, m in zip(t.objective.modules["heads"], maps[:-1], strict=True)]
+    expected = F.cross_entropy(logits, y) + sum(
+        (1 - weight) * F.cross_entropy(e, y) + weight * losses.kd(e, logits, 2.0) for e in early
+    )
     torch.testing.assert_close(t.objective.loss(t.network, x, y), expected, rtol=1e-12, atol=0)
     gradient = torch.autograd.grad(sum(losses.kd(e, logits, 2.0) for e in early), [*t.network.head.parameters()],
                                    allow_unused=True)  # fmt: skip

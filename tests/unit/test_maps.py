@@ -82,5 +82,9 @@ def test_maps_that_do_not_fit_are_refused():
         losses.attention_transfer([a], [b])
     with pytest.raises(ValueError, match="same samples"):
         losses.fsp(a, b[:1])
+    with pytest.raises(ValueError, match="one size must divide the other"):
+        losses.fsp(*maps((1, 2, 3, 3), (1, 2, 2, 2)))
+    with pytest.raises(ValueError, match="one size must divide the other"):
+        losses.fsp(*maps((1, 2, 2, 8), (1, 2, 4, 2)))
     with pytest.raises(ValueError, match=r"low must be feature maps \[B, C, H, W\]"):
         losses.fsp(a[0], b)

@@ -33,6 +33,27 @@ def test_a_box_cut_at_the_border_leaves_more_than_its_draw():
     assert sum(g > 0.02 for g in gaps) > 10
 
 
+def test_a_box_that_is_not_cut_has_the_area_of_its_draw():
+    gaps = []
+    for seed in range(40):
+        lam = mixing.share(1.0, rng.stream(seed, "mix"))
+        gaps.append(mixing.cutmix(images(2, 200), rng.stream(seed, "mix"))[2] - lam)
+    assert sum(abs(g) < 0.01 for g in gaps) >= 5
+
+
+def test_a_box_may_lie_anywhere():
+    x, hit = images(), torch.zeros(10, 12, dtype=torch.bool)
+    for seed in range(60):
+        mixed = mixing.cutmix(x, rng.stream(seed, "mix"), 8.0)[0]
+        hit |= (mixed != x).any(0)[0]
+    assert bool(hit[[0, 0, -1, -1], [0, -1, 0, -1]].all())
+
+
+def test_a_box_is_cut_out_of_images_only():
+    with pytest.raises(ValueError, match="images"):
+        mixing.cutmix(torch.rand(8, 5), rng.stream(0, "mix"))
+
+
 def test_mixup_is_on_the_line_between_two_images():
     x = images()
     mixed, other, lam = mixing.mixup(x, rng.stream(0, "mix"), 0.4)
@@ -59,3 +80,10 @@ def test_shares_are_beta_distributed(alpha, spread):
     assert float(shares.var()) == pytest.approx(spread, rel=0.1)
     with pytest.raises(ValueError, match="alpha"):
         mixing.share(0.0, draws)
+
+
+def test_shares_too_near_their_ends_for_a_number_are_these_ends():
+    draws = rng.stream(0, "beta")
+    shares = [mixing.share(1e-4, draws) for _ in range(100)]
+    assert sum(min(s, 1 - s) < 1e-6 for s in shares) > 95
+    assert 30 < sum(shares) < 70

@@ -109,6 +109,18 @@ def test_equal_and_vanishing_singular_values_leave_a_finite_gradient(way):
 
 
 @WAYS
+@SHAPES
+def test_small_maps_have_the_gradient_of_large_ones(shape, way):
+    """Vectors forget the scale of M; what counts as equal values must not know it either."""
+    grads = []
+    for scale in (1.0, 1e-9):
+        x = (scale * maps(*shape)).requires_grad_()
+        fixed(decompose(x, 2, way)[0]).sum().backward()
+        grads.append(scale * x.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-6, atol=1e-9)
+
+
+@WAYS
 def test_dead_channels_do_not_disturb_the_living(way):
     m = maps(2, 4, 5, 5)
     x = torch.cat([m, torch.zeros(2, 3, 5, 5).double()], 1).requires_grad_()
@@ -222,6 +234,19 @@ def test_opposite_sides_turn_every_second_layer_of_both_networks():
     expected = sum(float((correlation(a, d) - correlation(c, e)).square().sum()) for (a, c), (d, e) in pairwise(pairs))
     assert float(kd_svd(student, teacher, sides="opposite")) == pytest.approx(expected, rel=1e-10)
     assert float(kd_svd(student, teacher, sides="opposite")) != pytest.approx(float(kd_svd(student, teacher)), rel=0.01)
+
+
+@pytest.mark.parametrize("sides", singular.SIDES)
+@pytest.mark.parametrize("beta", [8.0, 2.0])
+def test_without_alignment_the_first_vectors_are_compared_with_sides_and_beta_as_they_are_given(sides, beta):
+    vectors = [
+        [decompose(m, 1)[0] * (-1 if sides == "opposite" and layer % 2 else 1) for layer, m in enumerate(one)]
+        for one in networks()
+    ]
+    mine, theirs = ([correlation(*pair, beta) for pair in pairwise(one)] for one in vectors)
+    expected = sum(float((a - b).square().sum()) for a, b in zip(mine, theirs, strict=True))
+    found = kd_svd(*networks(), beta=beta, aligned=False, sides=sides)
+    assert float(found) == pytest.approx(expected, rel=1e-9)
 
 
 def test_tossed_sides_give_the_mean_of_both_to_an_aligned_student():

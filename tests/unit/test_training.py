@@ -50,6 +50,20 @@ class Idle(Mapped):
         return losses.cross_entropy(network(x), y)
 
 
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
+class Weighed(Objective):
+    """Cross-entropy times a number of many."""
+
+    def __init__(self, by: torch.Tensor):
+        self.by = by
+
+    def loss(self, network, x, y):
+        return self.by[600] * super().loss(network, x, y)
+
+
 class Distil(Objective):
     def __init__(self, temperature: float = 1.0):
         self.temperature = temperature
@@ -144,6 +158,44 @@ def test_teachers_of_other_samples_seeds_or_ways_are_others() -> None:
     assert all(other is not one and not torch.equal(weights(other), weights(one)) for other in others)
 
 
+def test_teachers_of_other_objectives_networks_or_precisions_are_others() -> None:
+    one, by = trainer().trained("teacher"), torch.ones(2000, dtype=torch.float64)
+    weighed = trainer().trained("teacher", objective=Weighed(by))
+    by = by.clone()
+    by[600] = 0.1  # printed, this tensor looks the same
+    others = [
+        trainer().trained("teacher", model=normed),
+        trainer().trained("teacher", objective=Weighed(by)),
+    ]
+    assert weighed is not one
+    assert weighed is trainer().trained("teacher", objective=Weighed(torch.ones(2000, dtype=torch.float64)))
+    for other in others:
+        assert not any(torch.equal(weights(other), weights(known)) for known in (one, weighed))
+
+
+def test_a_teacher_learns_at_the_precision_of_whoever_asks() -> None:
+    one, half = (
+        Trainer(network, *samples(), Objective(), SHORT, device="cpu", precision=p).trained("teacher")
+        for p in (None, "bf16")
+    )
+    assert not torch.equal(weights(one), weights(half))
+
+
+def test_a_teacher_of_another_teacher_is_another() -> None:
+    """Printed, two networks of one kind look the same."""
+
+    class Taught(Objective):
+        def __init__(self, teacher: nn.Module):
+            self.teacher = teacher
+
+        def loss(self, network, x, y):
+            return losses.kd(network(x), self.teacher(x))
+
+    first, second = (trainer().trained(name) for name in ("teacher", "other"))
+    one, two = (trainer().trained("student", objective=Taught(t)) for t in (first, second))
+    assert not torch.equal(weights(one), weights(two))
+
+
 def test_the_last_batch_is_never_a_single_sample() -> None:
     x, y = samples(33)
     seen: list[int] = []
@@ -167,6 +219,22 @@ def test_watchers_see_every_epoch_in_evaluation_mode() -> None:
     assert not one.network.training
 
 
+def test_all_that_is_trained_is_in_training_mode_in_steps_and_in_evaluation_mode_for_watchers() -> None:
+    steps, watched = [], []
+
+    class Spy(Mapped):
+        def loss(self, network, x, y):
+            steps.append((network.training, self.modules["map"].training))
+            return super().loss(network, x, y)
+
+    def watch(one: Trainer, epoch: int) -> None:
+        watched.append((one.network.training, one.objective.modules["map"].training))
+
+    trainer(Spy(), watchers=[watch]).run()
+    assert set(steps) == {(True, True)}
+    assert set(watched) == {(False, False)}
+
+
 def test_a_column_with_two_authors_is_refused() -> None:
     with pytest.raises(ValueError, match="two authors"):
         trainer(watchers=[lambda one, epoch: {"loss": 0.0}]).run()
@@ -177,6 +245,12 @@ def test_divergence_is_an_arithmetic_error() -> None:
         Trainer(
             lambda: nn.Linear(4, 3), *samples(), Objective(), Training(20, 16, 1e308), dtype=torch.float64, device="cpu"
         ).run()
+
+
+def test_a_last_step_that_diverges_is_an_arithmetic_error() -> None:
+    x, y = samples()
+    with pytest.raises(ArithmeticError, match="epoch 1: training diverged, weights"):
+        Trainer(lambda: nn.Linear(4, 3), 10 * x, y, Objective(), Training(1, 64, 3e38), device="cpu").run()
 
 
 def test_augmentation_is_keyed_by_step() -> None:
@@ -191,15 +265,16 @@ def test_augmentation_is_keyed_by_step() -> None:
     assert not torch.equal(weights(one.network), weights(plain.network))
 
 
-def test_every_step_has_draws_of_its_own() -> None:
+def test_every_step_of_every_seed_has_draws_of_its_own() -> None:
     seen = []
 
     def note(x: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
         seen.append(float(torch.rand(1, generator=draws)))
         return x
 
-    trainer(how=Training(2, 16, augment=note)).run()
-    assert len(seen) == len(set(seen)) == 8
+    for seed in (0, 1):
+        trainer(how=Training(2, 16, augment=note), seed=seed).run()
+    assert len(seen) == len(set(seen)) == 16
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_samples() -> None:
@@ -225,6 +300,8 @@ def test_samples_that_cannot_work_are_refused() -> None:
     x, y = samples()
     with pytest.raises(ValueError, match="finite"):
         Trainer(network, x / 0, y, Objective(), Training(1), dtype=torch.float64)
+    with pytest.raises(ValueError, match="y must be classes"):
+        Trainer(network, x, y + 0.6, Objective(), Training(1), dtype=torch.float64)
 
 
 def test_interpolated_networks() -> None:
@@ -241,6 +318,15 @@ def test_predictions_in_parts_leave_the_mode() -> None:
     one, (x, _) = network().double().train(), samples()
     assert torch.allclose(predict(one, x, batch=7), one(x), rtol=1e-12)
     assert one.training
+
+
+def test_statistics_of_batches_are_neither_used_nor_moved_by_predictions_and_go_with_the_end() -> None:
+    start, end, (x, _) = normed().double(), normed().double(), samples()
+    start(x), end(3 * x)  # the running means differ
+    kept = end[1].running_mean.clone()
+    torch.testing.assert_close(predict(end, x, batch=7), predict(end, x), rtol=1e-12, atol=1e-14)
+    assert torch.equal(end[1].running_mean, kept)
+    assert torch.equal(interpolated(start, end, 0.5)[1].running_mean, kept)
 
 
 @pytest.fixture
@@ -340,3 +426,32 @@ def test_two_trainers_share_no_weights() -> None:
     two = copy.deepcopy(one.network)
     one.run()
     assert not torch.equal(weights(one.network), weights(two))
+
+
+class TestACopyOfTheTeacher:
+    """A student that starts as its teacher (Stanton et al. 2021, lambda = 1)."""
+
+    class Student(Objective):
+        def setup(self, trainer):
+            self.teacher = trainer.trained("teacher")
+            trainer.network = interpolated(trainer.network, self.teacher, 1.0).requires_grad_(True).train()
+            trainer.y = predict(self.teacher, trainer.x)
+
+        def loss(self, network, x, y):
+            return losses.kd(network(x), y, 4.0)
+
+    def moved(self, **changes):
+        how = Training(3, 20, 0.1, **changes)
+        trainer = Trainer(network, *samples(60), self.Student(), how, dtype=torch.float64, device="cpu")
+        history = trainer.run()
+        teacher = trainer.objective.teacher
+        gap = max((a - b).abs().max() for a, b in zip(trainer.network.parameters(), teacher.parameters(), strict=True))
+        return history, float(gap.detach())
+
+    def test_has_no_gradient_and_stays(self):
+        history, gap = self.moved()
+        assert max(abs(row["loss"]) for row in history) < 1e-12
+        assert gap < 1e-12
+
+    def test_drifts_with_weight_decay(self):
+        assert self.moved(weight_decay=0.05)[1] > 1e-3

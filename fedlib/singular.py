@@ -37,9 +37,7 @@ def decompose(maps: Tensor, keep: int = 1, way: str = "gram") -> tuple[Tensor, T
         raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
     m = maps.flatten(2).mT
     if not 1 <= keep <= min(m.shape[1:]):
-        raise ValueError(
-            f"keep = {keep}: a map of {m.shape[1]} places and {m.shape[2]} channels has fewer vectors"
-        )
+        raise ValueError(f"keep = {keep}: a map of {m.shape[1]} places and {m.shape[2]} channels has fewer vectors")
     return Vectors.apply(m, keep, way)
 
 

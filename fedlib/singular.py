@@ -11,6 +11,7 @@ negative entry, and nor has its first vector then (Perron and Frobenius).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,9 +37,7 @@ def decompose(maps: Tensor, keep: int = 1, way: str = "gram") -> tuple[Tensor, T
         raise ValueError(f"way must be one of {', '.join(WAYS)}, got {way!r}")
     m = maps.flatten(2).mT
     if not 1 <= keep <= min(m.shape[1:]):
-        raise ValueError(
-            f"keep = {keep}: a map of {m.shape[1]} places and {m.shape[2]} channels has no so many vectors"
-        )
+        raise ValueError(f"keep = {keep}: a map of {m.shape[1]} places and {m.shape[2]} channels has fewer vectors")
     return Vectors.apply(m, keep, way)
 
 
@@ -165,6 +164,13 @@ def _signs(vectors: Tensor, sides: str | torch.Generator, layer: int) -> Tensor 
         return -1.0 if sides == "opposite" and layer % 2 else 1.0
     heads = torch.randint(2, (len(vectors), 1, vectors.shape[-1]), generator=sides)
     return (2 * heads - 1).to(vectors)
+
+
+def clip_share(epoch: int) -> float:
+    """How long the lesson's gradient may be in an epoch, counted from 0, as a share of the labels': 1 / (1 + e^-epoch),
+    from a half towards 1 (Lee et al. 2018, section 3.4).
+    """
+    return 1 / (1 + math.exp(-epoch))
 
 
 def clipped_sum(main: Sequence[Tensor], extra: Sequence[Tensor], share: float) -> list[Tensor]:

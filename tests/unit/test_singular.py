@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedlib import singular
-from fedlib.singular import align, clipped_sum, correlation, decompose, kd_svd
+from fedlib.singular import align, clip_share, clipped_sum, correlation, decompose, kd_svd
 
 WAYS = pytest.mark.parametrize("way", singular.WAYS)
 SHAPES = pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 9, 3, 3), (2, 7, 2, 2)], ids=["tall", "square", "wide"])
@@ -257,6 +257,33 @@ def test_tossed_sides_give_the_mean_of_both_to_an_aligned_student():
     assert {round(float(kd_svd(student, teacher, sides=coins)), 12) for _ in range(20)} == ends
 
 
+def waves(channels, side, phase):
+    """Maps of three images that any library can make from this line."""
+    k = torch.arange(3 * side * side * channels, dtype=torch.float64).view(3, side, side, channels)
+    return (1.7 * k + 0.003 * k * k + phase).sin().relu().permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("signs", "theirs"),
+    [
+        ([[1, 1, 1], [-1, 1, -1], [1, 1, 1]], 0.08096862),  # their KD-SVD: the second layer of two images is turned
+        ([[1, -1, 1], [1, 1, 1], [1, 1, 1]], 0.05817214),  # their KD-EID: the first layer of one image
+    ],
+    ids=["SVD", "EID"],
+)
+def test_loss_of_the_authors_code_where_the_signs_are_those_of_its_decompositions(signs, theirs, monkeypatch):
+    """The losses that the authors' later code gives in float32 under TensorFlow 2.21, with the signs that its routines
+    gave the teacher's first vectors there. Neither is that of a settled side: it leaves them to the routine.
+    """
+    shapes = ((4, 4), (6, 2), (4, 4))
+    student, teacher = ([waves(c, side, i + half) for i, (c, side) in enumerate(shapes)] for half in (0, 0.5))
+    for sides in singular.SIDES:
+        assert float(kd_svd(student, teacher, sides=sides)) != pytest.approx(theirs, rel=0.1)
+    table = torch.tensor(signs, dtype=torch.float64)
+    monkeypatch.setattr(singular, "_signs", lambda vectors, sides, layer: table[layer].view(-1, 1, 1))
+    assert float(kd_svd(student, teacher)) == pytest.approx(theirs, rel=1e-6)
+
+
 def test_the_pull_on_a_channel_depends_on_the_sides():
     """The Hessian of the loss, where the student has learnt it, on the diagonal: (8 / beta^2) times
     D v_m^2 - 2 sigma v_m S + 1, with sigma = 1 on the same side and -1 on opposite ones, and S the sum of the next
@@ -328,6 +355,14 @@ def test_clipped_sum_bounds_the_extra_and_leaves_small_ones_alone():
     torch.testing.assert_close(clipped_sum(nothing, large, 0.5), nothing)
 
 
+def test_the_clip_opens_from_a_half_to_nearly_the_whole():
+    assert clip_share(0) == 0.5
+    assert clip_share(5) == pytest.approx(0.9933071490757153, abs=1e-15)
+    shares = [clip_share(epoch) for epoch in range(30)]
+    assert all(a < b <= 1 for a, b in pairwise(shares))
+    assert clip_share(1000) == 1  # no overflow
+
+
 def test_what_does_not_fit_is_refused():
     student, teacher = networks()
     with pytest.raises(ValueError, match="two at least"):
@@ -338,7 +373,7 @@ def test_what_does_not_fit_is_refused():
         kd_svd(student, teacher, sides="other")
     with pytest.raises(ValueError, match="way must be one of"):
         decompose(student[0], 1, "qr")
-    with pytest.raises(ValueError, match="has no so many"):
+    with pytest.raises(ValueError, match="has fewer vectors"):
         decompose(student[0], 6)
     with pytest.raises(ValueError, match="expected feature maps"):
         decompose(student[0][0])

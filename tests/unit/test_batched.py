@@ -64,7 +64,9 @@ def test_equal_for_every_algorithm_and_optimiser(name, momentum, weight_decay):
 def test_equal_with_batchnorm_under_each_policy(name, buffers):
     one, _ = agree(ALGORITHMS[name], model=Normed, sizes=NORMABLE, buffers=buffers, local=Local(2, 8, 0.1, 0.9))
     if buffers == "local":
-        assert distance(one.own[one.sample(0)[0]], {"body.1.running_mean": torch.zeros(6, dtype=FLOAT)}) > 1e-3
+        means = [t for n, t in one.own[one.sample(0)[0]].items() if n.endswith("body.1.running_mean")]
+        assert means
+        assert all(float(t.abs().max()) > 1e-3 for t in means)
 
 
 @pytest.mark.parametrize("name", ["FedMD, kl", "FedMD, mae"])

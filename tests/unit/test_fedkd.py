@@ -134,6 +134,14 @@ def test_a_kernel_counts_as_a_matrix():
     assert distance(compress.rebuild(sent, base), state) < 1e-12
 
 
+def kept(update, energy):
+    """What the receiver makes of an update; a matrix whose factors have more numbers than it has is sent whole."""
+    if update.ndim == 1:
+        return update
+    u, s, vh = compress.truncated_svd(update, energy)
+    return (u * s) @ vh if len(s) * (sum(update.shape) + 1) < update.numel() else update
+
+
 def formula(before, energy):
     """Bytes of one client's update: min(P Q, K (P + Q + 1)) for every matrix, and all of every vector."""
     return lambda state: sum(
@@ -144,17 +152,20 @@ def formula(before, energy):
     )
 
 
-def test_the_ledger_is_the_formula_up_and_the_size_of_the_news_down():
-    """The news are what the server factored, a mean of cut updates; what clients make of them may have less rank."""
+def test_the_ledger_is_the_formula_both_ways():
+    """At thresholds of 0.5, 0.63 and 0.77: up, clients' updates; down, the mean of the cut updates, cut once more."""
     seen = []
-    fed = play(FedKD(0.7), observers=[lambda fed, round_: seen.append((round_, fed.memory["news"]))])
+    fed = play(FedKD((0.5, 0.9), rounds=3), observers=[lambda _, round_: seen.append(round_)])
     whole = sum(8 * t.numel() for t in fed.shared(fed.state).values())
-    assert fed.ledger.down[0] == whole * fed.clients
-    for round_, _ in seen:
-        cost = formula(round_.received[0], 0.7)
-        assert fed.ledger.up[round_.number] == sum(cost(fed.shared(state)) for state in round_.states)
-    for down, (_, news) in zip(fed.ledger.down[1:], seen[:-1], strict=True):
-        assert down == fed.clients * sum(8 * t.numel() for t in news.values()) < fed.clients * whole
+    down = [whole]
+    for round_ in seen:
+        energy, before = 0.5 + 0.4 * round_.number / 3, fed.shared(round_.received[0])
+        cost, updates = formula(before, energy), [fed.shared(state) for state in round_.states]
+        assert fed.ledger.up[round_.number] == sum(map(cost, updates))
+        cut = [{n: before[n] + kept(state[n] - before[n], energy) for n in before} for state in updates]
+        down.append(cost({n: sum(state[n] for state in cut) / len(cut) for n in before}))
+    assert fed.ledger.down == [fed.clients * size for size in down[:-1]]
+    assert max(down[1:]) < whole
 
 
 def test_everything_kept_is_fedavg_with_equal_weights():

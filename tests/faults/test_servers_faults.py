@@ -404,6 +404,15 @@ class TestDistilledData(Planted):
             tests=("test_condense.py::test_rates_of_zero_leave_the_weights_and_rates_are_never_negative",),
         ),
         Fault(
+            "distilled-through-the-last-step-only",
+            "condense.py",
+            "follow_all(forward, start, steps)",
+            "follow_all(forward, follow_all(forward, start, Steps(*(p[:-1].detach() for p in steps))), "
+            "Steps(*(p[-1:] for p in steps)))",
+            "the outer gradient is cut off before the last step",
+            tests=("test_condense.py::test_one_update_follows_the_gradient_through_all_steps",),
+        ),
+        Fault(
             "in-turn-for-the-first-start",
             "condense.py",
             "replace(source, start=state, before=",

@@ -132,6 +132,36 @@ def test_the_outer_steps_are_those_of_adam_written_by_hand(net):
     assert gap(distil(net, [own], how)[0], data.values()) < 1e-9
 
 
+def test_one_update_follows_the_gradient_through_all_steps(net):
+    """Unrolled here by hand; through the last step only, it would point elsewhere."""
+    how, own = replace(HOW, updates=1, max_norm=None), source(net)
+    first = own.first(how)
+    rows = torch.randint(20, (8,), generator=own.draws("batches"))
+    leaves = Distilled(*(t.clone().requires_grad_() for t in first))
+
+    def slopes(learnt):
+        """Gradients of the loss at the end, where the steps from ``learnt`` on are differentiated."""
+        weights = {n: w.clone().requires_grad_() for n, w in own.start.items()}
+        for m in range(4):
+            images, labels = leaves.images[m % 2], leaves.labels[m % 2].softmax(-1)
+            loss = nn.functional.cross_entropy(torch.func.functional_call(net.module, weights, images), labels)
+            grads = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+            rate = nn.functional.softplus(leaves.rates[m])
+            weights = {n: w - rate * g for (n, w), g in zip(weights.items(), grads, strict=True)}
+            if m < learnt:
+                weights = {n: w.detach().requires_grad_() for n, w in weights.items()}
+        end = torch.func.functional_call(net.module, weights, own.x[rows])
+        loss = nn.functional.cross_entropy(end, own.y[rows])
+        return torch.autograd.grad(loss, list(leaves), materialize_grads=True)
+
+    def moved(grads):  # Adam's first step: both moments without their bias
+        return [t - how.outer_lr * g / (g.abs() + 1e-8) for t, g in zip(first, grads, strict=True)]
+
+    found = distil(net, [own], how)[0]
+    assert gap(found, moved(slopes(0))) < 1e-9
+    assert gap(found, moved(slopes(3))) > how.outer_lr
+
+
 @pytest.mark.parametrize("part", Distilled._fields)
 def test_what_is_fixed_stays_as_it_was(net, part):
     own = source(net)

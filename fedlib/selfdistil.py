@@ -127,6 +127,17 @@ class FRSKD(CutMix):
         return total
 
 
+class Reversed(FRSKD):
+    """FRSKD with the divergence as the paper prints it, the network first; times the squared temperature, which the
+    paper does not print.
+    """
+
+    def logit_loss(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """T^2 KL(network || self-teacher), a mean over the batch [B, C]; no gradient flows to the self-teacher."""
+        t = self.temperature
+        return t**2 * losses.kl(logits / t, teacher_logits.detach() / t)
+
+
 class Heads(Objective):
     """A linear head on every pooled map but the last, which learns labels and the network's own logits.
 

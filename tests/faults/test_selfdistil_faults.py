@@ -30,6 +30,14 @@ class TestSelfDistillation(Planted):
             tests=("test_frskd.py::test_the_loss_is_the_sum_of_its_four_parts",),
         ),
         Fault(
+            "frskd-printed-direction-without-temperature",
+            "selfdistil.py",
+            "return t**2 * losses.kl(logits / t, teacher_logits.detach() / t)",
+            "return losses.kl(logits / t, teacher_logits.detach() / t)",
+            "the printed direction weighs less than the released one, and differs in two things",
+            tests=("test_frskd.py::test_both_directions_from_the_formula[4.0]",),
+        ),
+        Fault(
             "frskd-refined-maps-move",
             "selfdistil.py",
             "attention(t.detach())",

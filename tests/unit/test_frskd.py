@@ -9,7 +9,7 @@ from fedlib import losses, rng
 from fedlib.data import mixing
 from fedlib.models.bifpn import SelfTeacher
 from fedlib.models.staged import StagedResNet
-from fedlib.selfdistil import FRSKD, CutMix, Heads, Mixup, attention, attention_gap
+from fedlib.selfdistil import FRSKD, CutMix, Heads, Mixup, Reversed, attention, attention_gap
 from fedlib.training import Objective, Trainer, Training, predict, recordable
 
 WIDTHS = (4, 6, 8)
@@ -178,6 +178,25 @@ def test_the_loss_is_the_sum_of_its_four_parts():
         gaps.append(((a / a.norm(dim=1, keepdim=True) - b / b.norm(dim=1, keepdim=True)) ** 2).mean())
     expected = F.cross_entropy(logits, y) + F.cross_entropy(teacher_logits, y) + 0.7 * 9 * divergence + 30 * sum(gaps)
     torch.testing.assert_close(t.objective.loss(t.network, x, y), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_both_directions_from_the_formula(temperature):
+    """The released one has the teacher first, the printed one the network; both here times the squared temperature."""
+    g = torch.Generator().manual_seed(0)
+    z, taught = (3 * torch.randn(2, 7, 5, generator=g, dtype=torch.float64)).unbind()
+    z.requires_grad_(), taught.requires_grad_()
+    p, q = ((v.detach() / temperature).exp() for v in (z, taught))
+    p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
+    released = temperature**2 * (q * (q / p).log()).sum(1).mean()
+    printed = temperature**2 * (p * (p / q).log()).sum(1).mean()
+    assert abs(released - printed) > 1e-4 * released
+    for objective, expected in ((FRSKD, released), (Reversed, printed)):
+        found = objective(temperature=temperature).logit_loss(z, taught)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+        gradient = torch.autograd.grad(found, [z, taught], allow_unused=True)
+        assert gradient[1] is None
+        assert bool((gradient[0] != 0).any())
 
 
 def test_the_printed_direction_is_another_loss_and_agrees_to_second_order():

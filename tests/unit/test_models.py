@@ -83,8 +83,8 @@ def test_residual_block_is_identity_plus_branch():
 
 
 def test_wrong_settings_say_what_is_right():
-    with pytest.raises(ValueError, match="'batch' or 'group'"):
-        models.ResNet8(norm="layer")
+    with pytest.raises(ValueError, match="'batch', 'group'"):
+        models.ResNet8(norm="instance")
     with pytest.raises(ValueError, match="28 or 32"):
         models.LeNet5(1, 64)
     with pytest.raises(AttributeError, match="ResNet8"):

@@ -39,7 +39,8 @@ class Row:
 
 def symbol(tex: str) -> str:
     """The symbol that a formula is about, in one spelling: what stands before its relation, without spaces."""
-    return re.sub(r"\s+|\\,|\\;", "", HEAD.split(tex, maxsplit=1)[0])
+    braced = re.sub(r"(\\mathrm)\s+(\w)", r"\1{\2}", HEAD.split(tex, maxsplit=1)[0])
+    return re.sub(r"\s+|\\,|\\;", "", braced)
 
 
 def rows(text: str) -> list[Row]:

@@ -10,7 +10,8 @@ from book.site import press
 
 # Profiles, and the data of the book by the names that prose gives them.
 SPOKEN_OF = re.compile(
-    r"\b(?:smoke|quick|real|full|digits|MNIST|MNIST-M|Fashion-MNIST|CIFAR-10|CIFAR-100|USPS|AG News|TREC|letters|texts|photographs|words)\b"
+    r"\b(?:smoke|quick|real|full|digits|MNIST|MNIST-M|Fashion-MNIST|CIFAR-10|CIFAR-100|USPS|AG News|TREC"
+    r"|letters|texts|photographs|words)\b"
     r"|\b(?:both|all) (?:profiles|data sets)\b"
 )
 DIFFERING = [

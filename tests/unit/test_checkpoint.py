@@ -346,8 +346,15 @@ def terminated(fed, number):
     return fed
 
 
-def test_sigterm_saves_and_ends_and_the_handler_is_put_back(tmp_path):
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+@pytest.fixture
+def no_handler():
+    """The system's own answer to SIGTERM, even where another library has left a handler in this process."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_saves_and_ends_and_the_handler_is_put_back(tmp_path, no_handler):
     fed = terminated(federation(), 2)
     with pytest.raises(SystemExit) as ended:
         checkpoint.play(fed, ROUNDS, tmp_path / "c", every=100)
@@ -359,13 +366,10 @@ def test_sigterm_saves_and_ends_and_the_handler_is_put_back(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_handler_of_the_caller_stays_in_charge(tmp_path):
+def test_a_handler_of_the_caller_stays_in_charge(tmp_path, no_handler):
     heard = []
     signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
-    try:
-        checkpoint.play(terminated(federation(), 2), ROUNDS, tmp_path / "c")
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    checkpoint.play(terminated(federation(), 2), ROUNDS, tmp_path / "c")
     assert heard == [1]
 
 

@@ -373,7 +373,7 @@ def test_a_handler_of_the_caller_stays_in_charge(tmp_path, no_handler):
     assert heard == [1]
 
 
-def test_a_forked_helper_ends_by_sigterm_and_saves_nothing(tmp_path):
+def test_a_forked_helper_ends_by_sigterm_and_saves_nothing(tmp_path, no_handler):
     ended = []
 
     def observer(fed, seen):

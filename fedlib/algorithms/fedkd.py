@@ -31,10 +31,10 @@ class LowRank(FedAvg):
 
     def __init__(self, energy: float | tuple[float, float] | None = 0.95, rounds: int | None = None):
         ends = energy if isinstance(energy, tuple) else (energy, energy)
+        self.energy = None if energy is None else tuple(require.real("energy", e, least=0, most=1) for e in ends)
         if rounds is None and ends[0] != ends[-1]:
             raise ValueError(f"energy goes from {ends[0]} to {ends[-1]}: in how many rounds?")
         self.rounds = 1 if rounds is None else require.whole("rounds", rounds, 1)
-        self.energy = None if energy is None else tuple(require.real("energy", e, least=0, most=1) for e in ends)
 
     def threshold(self, round_: int) -> float:
         """T(t) = T_start + (T_end - T_start) t, t the share of the rounds that have been played."""

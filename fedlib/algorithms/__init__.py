@@ -21,6 +21,7 @@ _HOME = {
     "LGFedAvg": "lgfedavg",
     "LocalOnly": "localonly",
     "Moon": "moon",
+    "PerFedAvg": "perfedavg",
     "Scaffold": "scaffold",
 }
 

@@ -104,6 +104,14 @@ class TestPersonal(PlantedUnderChapters):
             chapter="fedper",
         ),
         Fault(
+            "perfedavg-uphill-in-its-chapter",
+            "algorithms/perfedavg.py",
+            "moved(weights, slope(inner, weights)[1], -alpha)",
+            "moved(weights, slope(inner, weights)[1], alpha)",
+            "the step that a client trains for goes uphill",
+            chapter="per-fedavg",
+        ),
+        Fault(
             "gradient-dropping-ties-are-sent",
             "compress.py",
             "keep = size > threshold(size, rate, sample)",

@@ -51,6 +51,17 @@ class Stacked(nn.Module):
         return functional_call(self._one[0], dict(zip(self.names, weights, strict=True)), (x,))
 
 
+def crossing(weights: int, tokens: int, width: int) -> float:
+    """Samples between two averagings from which on split learning sends more than federated averaging does.
+
+    n* = 2 W / (4 T D) for a network of W weights, sent up and down, and activations of T tokens of D numbers, which
+    cross four times with each sample; heads and tails aside. Raises ValueError for numbers below 1.
+    """
+    for name, value in {"weights": weights, "tokens": tokens, "width": width}.items():
+        require.whole(name, value, 1)
+    return 2 * weights / (4 * tokens * width)
+
+
 @dataclass(frozen=True)
 class Task:
     """What the clients of a task have in common.

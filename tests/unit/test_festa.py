@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fedlib import require, rng
 from fedlib.course import Central, Held, InTurn, Whole, drawn, pick, play
-from fedlib.festa import FeSTA, Stacked, Task, stack
+from fedlib.festa import FeSTA, Stacked, Task, crossing, stack
 from fedlib.models.vit import DenseTail, Encoder, FlatTail, PatchHead
 from fedlib.split import Part, Wire, forth_and_back, mean_state, unify
 
@@ -148,6 +148,21 @@ def test_bytes_are_the_formula_and_do_not_depend_on_the_body():
     )
     steps = 3 * 5 * 4 * 8 * BATCH * TOKENS * WIDTH
     assert small.wire.total == large.wire.total == len(SEEDS) * (steps + ends)
+
+
+def test_bytes_cross_where_the_formula_says():
+    """As many samples as the crossing, and the activations take what a network takes that is sent both ways."""
+    whole = Whole(tasks()[:1], BODY, SGD, SEEDS[:1], **DOUBLE)
+    whole.unify()
+    weights = sum(w[0].numel() for part in whole.parts for w in part.module.weights)
+    split = FeSTA(tasks()[:1], BODY, SGD, SEEDS[:1], unifying=False, **DOUBLE)
+    one = {"class": tuple(t[:1] for t in batches(names=("class",))["class"])}
+    split.step(one)
+    assert whole.wire.total / split.wire.total == pytest.approx(crossing(weights, TOKENS, WIDTH) / BATCH)
+    assert crossing(86_000_000, 256, 768) == pytest.approx(218.7, abs=0.1)  # a ViT-B on 16 x 16 tokens
+    for wrong in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
+        with pytest.raises(ValueError, match="must be a whole number of at least 1"):
+            crossing(*wrong)
 
 
 def test_the_body_moves_and_its_optimiser_remembers():

@@ -131,7 +131,7 @@ def drawn(held: Mapping[str, Held], seeds: Sequence[int], first: int, steps: int
 def pick(x: Tensor, places: Tensor) -> Tensor:
     """Of x [S, K, n, ...] those at ``places`` [S, K, B]: [S, K, B, ...]."""
     s, k = (torch.arange(n).view(shape) for n, shape in zip(x.shape[:2], ((-1, 1, 1), (1, -1, 1)), strict=True))
-    return x[s, k, places.to(x.device)]
+    return x[s.to(x.device), k.to(x.device), places.to(x.device)]
 
 
 def play(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +83,11 @@ class Task:
         require.real("weight", self.weight, above=0)
 
 
-def stack(make: Callable[[], nn.Module], seeds: Sequence[int], copies: int, key: str, dtype: torch.dtype) -> Stacked:
-    """``copies`` modules a seed, those of a seed alike, with first weights from the seed and the key."""
-    made = [rng.build(make, s, key).to(dtype) for s in seeds]
+def stack(make: Callable[[], nn.Module], seeds: Sequence[int], copies: int, key: str, **where: Any) -> Stacked:
+    """``copies`` modules a seed, those of a seed alike, with first weights from the seed and the key; ``where``: their
+    dtype and device.
+    """
+    made = [rng.build(make, s, key).to(**where) for s in seeds]
     return Stacked([copy.deepcopy(one) for one in made for _ in range(copies)])
 
 
@@ -114,6 +117,7 @@ class FeSTA:
         *,
         unifying: bool = True,
         dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ):
         if not tasks or len({t.name for t in tasks}) < len(tasks):
             raise ValueError(
@@ -123,7 +127,7 @@ class FeSTA:
         self.copies = {t.name: self.held(t) for t in tasks}
 
         def part(module: Callable[[], nn.Module], copies: int, key: str) -> Part:
-            return Part(stack(module, self.seeds, copies, key, dtype), make)
+            return Part(stack(module, self.seeds, copies, key, dtype=dtype, device=device), make)
 
         self.heads = {t.name: part(t.head, self.copies[t.name], f"{t.name} head") for t in tasks}
         self.tails = {t.name: part(t.tail, self.copies[t.name], f"{t.name} tail") for t in tasks}

@@ -83,7 +83,7 @@ def test_a_stack_needs_modules_without_statistics():
 
 
 def test_copies_of_a_seed_are_alike_and_seeds_are_not():
-    w = stack(HEAD, SEEDS, 2, "head", torch.float64).weights[0]
+    w = stack(HEAD, SEEDS, 2, "head", dtype=torch.float64).weights[0]
     assert torch.equal(w[0], w[1])
     assert torch.equal(w[2], w[3])
     assert not torch.equal(w[0], w[2])

@@ -119,11 +119,12 @@ def drawn(held: Mapping[str, Held], seeds: Sequence[int], first: int, steps: int
         if x.ndim < 3 or not x.numel():
             raise ValueError(f"{name}: samples [S, K, n, ...] are needed, got {list(x.shape)}")
         rows = [
-            torch.randint(x.shape[2], (steps, size), generator=rng.stream(s, "batches", name, k, first))
+            torch.randint(x.shape[2], (size,), generator=rng.stream(s, "batches", name, k, first + step))
             for s in seeds
             for k in range(x.shape[1])
+            for step in range(steps)
         ]
-        places[name] = torch.stack(rows).unflatten(0, (len(seeds), -1))  # [S, K, steps, B]
+        places[name] = torch.stack(rows).unflatten(0, (len(seeds), -1, steps))  # [S, K, steps, B]
     return [{name: (pick(own.x, places[name][:, :, i]), pick(own.y, places[name][:, :, i]))
              for name, own in held.items()} for i in range(steps)]  # fmt: skip
 

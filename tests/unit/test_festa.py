@@ -345,6 +345,9 @@ def test_batches_depend_on_seed_task_client_and_step_alone():
     all_, own = held(), {"class": Held(*(t[1:] for t in held()["class"]))}
     for a, b in zip(drawn(all_, SEEDS, 4, 3, 2), drawn(own, SEEDS[1:], 4, 3, 2), strict=True):
         assert torch.equal(a["class"][0][1:], b["class"][0])
+    apart = [step for at in (4, 6) for step in drawn(all_, SEEDS, at, 2, 2)]
+    for a, b in zip(drawn(all_, SEEDS, 4, 4, 2), apart, strict=True):  # however often one averages
+        assert torch.equal(a["class"][0], b["class"][0])
     first, later = (drawn(all_, SEEDS, at, 3, 4)[0]["class"][0] for at in (0, 3))
     assert not torch.equal(first, later)
     x = torch.arange(2 * 3 * 6).view(2, 3, 6)

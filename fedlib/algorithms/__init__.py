@@ -9,6 +9,7 @@ _HOME = {
     "FedAvgM": "fedavgm",
     "FedBN": "fedbn",
     "FedDF": "feddf",
+    "FedGKT": "fedgkt",
     "FedGen": "fedgen",
     "FedKD": "fedkd",
     "FedLSD": "fedlsd",

@@ -74,6 +74,7 @@ def public():
 # Algorithms that cannot be made without arguments; every other one of fedlib.algorithms is found by name.
 MADE = {
     "FedDF": lambda: algorithms.FedDF(public(), Distillation(steps=3, batch_size=4)),
+    "FedGKT": lambda: algorithms.FedGKT(functools.partial(models.MLP, 7, (4,), 3)),
     "FedMD": lambda: algorithms.FedMD(public()),
     "nested memory": Nested,
     "own statistics": FedAvg,

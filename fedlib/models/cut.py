@@ -33,17 +33,20 @@ class Edge(nn.Module):
         for name, value in {"channels": channels, "width": width, "classes": classes}.items():
             require.whole(name, value, 1)
         half = require.whole("size", size, 2) // 2
-        self.extractor = _layer(channels, width, 1, norm)
+        self.extractor, self.pools = _layer(channels, width, 1, norm), hidden is not None
         if hidden is None:
             self.classifier = nn.Sequential(nn.AvgPool2d(2), nn.Flatten())
             self.head = nn.Linear(width * half * half, classes)
         else:
-            self.classifier = nn.Sequential(_layer(width, require.whole("hidden", hidden, 1), 2, norm), _Means())
+            self.classifier = _layer(width, require.whole("hidden", hidden, 1), 2, norm)
             self.head = nn.Linear(hidden, classes)
 
     def forward(self, x: Tensor, features: bool = False) -> Tensor:
         h = self.extractor(x)
-        return h if features else self.head(self.classifier(h))
+        if features:
+            return h
+        h = self.classifier(h)
+        return self.head(h.mean((2, 3)) if self.pools else h)
 
 
 class Body(nn.Module):
@@ -90,11 +93,6 @@ class Whole(nn.Module):
     def forward(self, x: Tensor, features: bool = False) -> Tensor:
         h = self.extractor(x)
         return self.body(h, features=True) if features else self.body(h)
-
-
-class _Means(nn.Module):
-    def forward(self, h: Tensor) -> Tensor:
-        return h.mean((2, 3))
 
 
 def _layer(inputs: int, outputs: int, stride: int, norm: str) -> nn.Sequential:

@@ -11,11 +11,11 @@ from federations import FLOAT, NORMABLE, Normed, federation, same, samples
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
-from fedlib import rng
+from fedlib import rng, stacking
 from fedlib.algorithms import FedGKT, LocalOnly
 from fedlib.algorithms.fedgkt import Serving, both_ways
 from fedlib.federation import Local
-from fedlib.models import MLP, Body, Edge, Whole
+from fedlib.models import MLP, Body, Edge, Net, Whole
 
 BODY = partial(MLP, 6, (5,), 3)
 LOCAL = Local(2, 8, 0.1, 0.9)
@@ -284,8 +284,14 @@ def test_an_edges_classifier_reads_maps_of_half_the_size():
     plain, deep = Edge(width=4), Edge(width=4, hidden=6)
     pooled = plain(x, features=True).unfold(2, 2, 2).unfold(3, 2, 2).mean((-2, -1)).flatten(1)
     torch.testing.assert_close(plain(x), plain.head(pooled))
-    assert deep.classifier[0](deep(x, features=True)).shape == (2, 6, 4, 4)
+    assert deep.classifier(deep(x, features=True)).shape == (2, 6, 4, 4)
     assert len(Body(4, (6, 8), 2).blocks) == 6
+    torch.testing.assert_close(deep(x), deep.head(deep.classifier(deep(x, features=True)).flatten(2).mean(2)))
+
+
+@pytest.mark.parametrize("make", [Edge, partial(Edge, hidden=6), partial(Whole, Edge, Body)])
+def test_each_of_them_can_be_computed_for_many_clients_at_once(make):
+    assert stacking.obstacle(Net(make())) == ""
 
 
 @pytest.mark.parametrize(

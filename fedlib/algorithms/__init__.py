@@ -9,7 +9,6 @@ _HOME = {
     "FedAvgM": "fedavgm",
     "FedBN": "fedbn",
     "FedDF": "feddf",
-    "FedGKT": "fedgkt",
     "FedGen": "fedgen",
     "FedKD": "fedkd",
     "FedLSD": "fedlsd",

@@ -14,7 +14,6 @@ from fedlib.algorithms import (
     FedBN,
     FedDF,
     FedGen,
-    FedGKT,
     FedKD,
     FedLSD,
     FedMD,
@@ -29,7 +28,7 @@ from fedlib.algorithms import (
     Scaffold,
 )
 from fedlib.algorithms.fedgen import Teaching
-from fedlib.algorithms.fedgkt import Serving
+from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.executors import per_sample

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from fedlib import rng, stacking
-from fedlib.algorithms import FedGKT, LocalOnly
-from fedlib.algorithms.fedgkt import Serving, both_ways
+from fedlib.algorithms import LocalOnly
+from fedlib.algorithms.fedgkt import FedGKT, Serving, both_ways
 from fedlib.federation import Local
 from fedlib.models import MLP, Body, Edge, Net, Whole
 

@@ -13,7 +13,7 @@ from torch import nn
 from fedlib import algorithms, require, rng
 from fedlib.algorithms import FedAvg
 from fedlib.algorithms.fedgen import Teaching
-from fedlib.algorithms.fedgkt import Serving
+from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.federation import Federation, Local, together, weighted_mean
@@ -203,9 +203,9 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (algorithms.FedProx, "mu"),
         (algorithms.Moon, "mu"),
         (algorithms.Moon, "temperature"),
-        (partial(algorithms.FedGKT, small), "up"),
-        (partial(algorithms.FedGKT, small), "down"),
-        (partial(algorithms.FedGKT, small), "temperature"),
+        (partial(FedGKT, small), "up"),
+        (partial(FedGKT, small), "down"),
+        (partial(FedGKT, small), "temperature"),
         (algorithms.FedKD, "distil"),
         (algorithms.FedKD, "hidden"),
         (algorithms.FedKD, "least"),

@@ -5,7 +5,9 @@ from typing import Any
 
 _HOME = {
     "Autoencoder": "autoencoder",
+    "Body": "cut",
     "Cnn1d": "cnn",
+    "Edge": "cut",
     "MLP": "mlp",
     "SmallCNN": "cnn",
     "McMahanCNN": "cnn",
@@ -18,6 +20,7 @@ _HOME = {
     "Net": "net",
     "Pair": "pair",
     "State": "net",
+    "Whole": "cut",
 }
 
 

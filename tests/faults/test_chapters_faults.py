@@ -143,6 +143,14 @@ class TestFusion(PlantedUnderChapters):
             chapter="feddf",
         ),
         Fault(
+            "fedgkt-server-starts-afresh-in-its-chapter",
+            "algorithms/fedgkt.py",
+            'state = clone(memory["body"])',
+            "state = net.initial()",
+            "the server forgets in each round what it has learnt",
+            chapter="fedgkt",
+        ),
+        Fault(
             "fedgen-prior-of-clients-in-its-chapter",
             "algorithms/fedgen.py",
             "pooled = counts.sum(-2)",

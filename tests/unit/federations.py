@@ -29,6 +29,7 @@ from fedlib.algorithms import (
     Scaffold,
 )
 from fedlib.algorithms.fedgen import Teaching
+from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.executors import per_sample
@@ -80,6 +81,9 @@ class Paired(FedKD):
     """FedKD, for which :func:`federation` makes a pair out of two of the network that is asked for."""
 
 
+BODY = partial(MLP, 6, (5,), 3)  # reads the features of the networks above
+
+
 def public():
     return torch.randn(12, 5, generator=torch.Generator().manual_seed(9), dtype=FLOAT)
 
@@ -94,6 +98,7 @@ ALGORITHMS = {
     "FedMD, kl": lambda: FedMD(public(), digest_epochs=2),
     "FedMD, mae": lambda: FedMD(public(), digest="mae"),
     "FedGen": lambda: FedGen(1.0, 0.5, teaching=Teaching(steps=3, batch_size=6, noise_size=4, hidden=8), draws=12),
+    "FedGKT": lambda: FedGKT(BODY, 0.7, 0.8, 2.0, Serving(2, 16, 0.01)),
     "FedKD": lambda: Paired(0.8, rounds=2),
     "FedLSD": lambda: FedLSD(0.5, 2.0),
     "FedNTD": lambda: FedNTD(1.0, 1.5),

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from fedlib import algorithms, require, rng
 from fedlib.algorithms import FedAvg
 from fedlib.algorithms.fedgen import Teaching
+from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.federation import Federation, Local, together, weighted_mean
@@ -201,6 +203,9 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (algorithms.FedProx, "mu"),
         (algorithms.Moon, "mu"),
         (algorithms.Moon, "temperature"),
+        (partial(FedGKT, small), "up"),
+        (partial(FedGKT, small), "down"),
+        (partial(FedGKT, small), "temperature"),
         (algorithms.FedKD, "distil"),
         (algorithms.FedKD, "hidden"),
         (algorithms.FedKD, "least"),
@@ -222,6 +227,8 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (algorithms.FedRep, "base_epochs"),
         (algorithms.PerFedAvg, "alpha"),
         (algorithms.PerFedAvg, "delta"),
+        (Serving, "lr"),
+        (Serving, "epochs"),
         (Teaching, "lr"),
         (Teaching, "steps"),
         (Distillation, "lr"),

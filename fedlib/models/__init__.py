@@ -10,6 +10,7 @@ _HOME = {
     "SmallCNN": "cnn",
     "McMahanCNN": "cnn",
     "Generator": "generator",
+    "Hypernetwork": "hyper",
     "LeNet5": "cnn",
     "ResNet": "resnet",
     "ResNet8": "resnet",
@@ -18,6 +19,7 @@ _HOME = {
     "Net": "net",
     "Pair": "pair",
     "State": "net",
+    "Twin": "twin",
 }
 
 

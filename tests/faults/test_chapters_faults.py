@@ -104,6 +104,14 @@ class TestPersonal(PlantedUnderChapters):
             chapter="fedper",
         ),
         Fault(
+            "fedhn-steps-uphill-in-its-chapter",
+            "algorithms/fedhn.py",
+            "-torch.stack([one[n] for one in moved])",
+            "torch.stack([one[n] for one in moved])",
+            "the hypernetwork climbs the clients' losses",
+            chapter="pfedhn",
+        ),
+        Fault(
             "gradient-dropping-ties-are-sent",
             "compress.py",
             "keep = size > threshold(size, rate, sample)",

@@ -23,6 +23,7 @@ _HOME = {
     "LGFedAvg": "lgfedavg",
     "LocalOnly": "localonly",
     "Moon": "moon",
+    "PerFedAvg": "perfedavg",
     "Scaffold": "scaffold",
 }
 

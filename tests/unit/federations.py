@@ -27,6 +27,7 @@ from fedlib.algorithms import (
     LGFedAvg,
     LocalOnly,
     Moon,
+    PerFedAvg,
     Scaffold,
 )
 from fedlib.algorithms.fedgen import Teaching
@@ -106,6 +107,9 @@ ALGORITHMS = {
     "FedNTD": lambda: FedNTD(1.0, 1.5),
     "FedOpt": lambda: FedOpt("yogi", 0.05),
     "Moon": lambda: Moon(1.0, 0.7),
+    "PerFedAvg, fo": lambda: PerFedAvg(0.2, "fo"),
+    "PerFedAvg, hf": lambda: PerFedAvg(0.2, delta=1e-5),
+    "PerFedAvg, exact": lambda: PerFedAvg(0.2, "exact"),
     "Scaffold": lambda: Scaffold(0.9),
     "FedPer": FedPer,
     "FedRep": FedRep,

@@ -229,6 +229,8 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (algorithms.FedGen, "extra"),
         (algorithms.FedGen, "draws"),
         (algorithms.FedRep, "base_epochs"),
+        (algorithms.PerFedAvg, "alpha"),
+        (algorithms.PerFedAvg, "delta"),
         (Teaching, "lr"),
         (Teaching, "steps"),
         (Distillation, "lr"),

@@ -36,12 +36,12 @@ def pulled_back(
     with torch.enable_grad():
         leaves = {n: t.detach().requires_grad_() for n, t in phi.items()}
         rows = v.detach().requires_grad_()
-        theta = hyper(leaves, rows)
         share = weights.to(v)
-        pulls = [
-            -torch.stack([one[n] for one in moved]) * share.reshape(-1, *[1] * (t.ndim - 1)) for n, t in theta.items()
+        along = [
+            (share * (t * -torch.stack([one[n] for one in moved])).flatten(1).sum(1)).sum()
+            for n, t in hyper(leaves, rows).items()
         ]
-        grads = torch.autograd.grad(list(theta.values()), [*leaves.values(), rows], pulls)
+        grads = torch.autograd.grad(torch.stack(along).sum(), [*leaves.values(), rows])
     return dict(zip(leaves, grads[:-1], strict=True)), grads[-1] / share[:, None]
 
 

@@ -299,7 +299,7 @@ def test_the_linear_case_is_principal_components_of_the_local_optima():
     h = Hypernetwork({"w": (6,)}, 2, depth=0)
     phi, v = phi_of(h), torch.randn(12, 2, generator=g, dtype=FLOAT)
     rule, kept, rows = SGD(0.05, 0.9), {}, {}
-    for _ in range(4000):
+    for _ in range(600):
         moved = [{"w": 0.5 * (best - t)} for best, t in zip(optima, h(phi, v)["w"], strict=True)]
         down, slope = pulled_back(h, phi, v, moved, torch.full((12,), 1 / 12, dtype=FLOAT))
         phi, kept = stepped(rule, phi, down, kept)

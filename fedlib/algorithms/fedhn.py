@@ -23,12 +23,14 @@ def pulled_back(
     """What an optimiser *descends*: minus the vector-Jacobian products of the clients' displacements.
 
     Client i started from theta_i = h(v_i; phi) and moved by ``moved[i]``; with v [m, size] and weights [m],
-    -(sum_i weights_i (d theta_i / d phi)^T moved_i) and, for each row, -(d theta_i / d v_i)^T moved_i. After one step of
-    plain SGD at rate eta that is eta times the gradient of the local losses. Nothing goes through the clients' work.
+    -(sum_i weights_i (d theta_i / d phi)^T moved_i) and, for each row, -(d theta_i / d v_i)^T moved_i. After one step
+    of plain SGD at rate eta that is eta times the gradient of the local losses. Nothing goes through the clients' work.
     Raises ValueError unless there is one displacement, of the emitted names and shapes, for each embedding.
     """
     if not len(moved) == len(v) == len(weights):
-        raise ValueError(f"one displacement and weight for each of {len(v)} embeddings: got {len(moved)}, {len(weights)}")
+        raise ValueError(
+            f"one displacement and weight for each of {len(v)} embeddings: got {len(moved)}, {len(weights)}"
+        )
     for i, one in enumerate(moved):
         found, wanted = {n: tuple(t.shape) for n, t in one.items()}, {n: tuple(s) for n, s in hyper.shapes.items()}
         if found != wanted:
@@ -54,12 +56,12 @@ class FedHN(FedAvg):
 
     ``private``: patterns of parameters that each client keeps and trains itself, such as ``("head.*",)``: pFedHN-PC.
     ``lr`` and ``embedding_lr`` (None: the same) are the server's rates; ``momentum``, ``weight_decay`` and the joint
-    norm ``clip`` of both gradients are the released code's. Unlike there, momentum and decay act on a client's embedding
-    only in rounds in which the client takes part. ``size`` of the embeddings; None: 1 + K // 4. ``width`` and ``depth``
+    norm ``clip`` of both gradients are the released code's. Unlike there, momentum and decay act on an embedding only
+    in rounds in which its client takes part. ``size`` of the embeddings; None: 1 + K // 4. ``width`` and ``depth``
     are those of :class:`~fedlib.models.hyper.Hypernetwork`.
 
-    phi stands in ``memory["hyper"]``, embeddings in ``memory["embeddings"]``; neither ever travels. ``own[k]`` always is
-    the model of client k, and the server's model that of the mean embedding. Raises ValueError for a network with
+    phi stands in ``memory["hyper"]``, embeddings in ``memory["embeddings"]``; neither travels. ``own[k]`` always is the
+    model of client k, and the server's model that of the mean embedding. Raises ValueError for a network with
     buffers (running statistics cannot be emitted), for one in which everything is private, and for numbers that cannot
     work.
     """
@@ -181,7 +183,8 @@ def new_client(fed: Federation, x: Tensor, y: Tensor, steps: int = 100, lr: floa
     outputs = fed.net.predict(fed.state, x[:1]).shape[-1]
     if y.is_floating_point() or int(y.min()) < 0 or int(y.max()) >= outputs:
         raise ValueError(f"labels of a new client must be classes 0 to {outputs - 1}, got {y.unique().tolist()}")
-    rule, memory = SGD(lr, 0.9), {}
+    rule = SGD(lr, 0.9)
+    memory: Memory = {}
     for _ in range(steps):
         row = v.detach().requires_grad_()
         theta = {n: t[0] for n, t in hyper(phi, row[None]).items()}

@@ -39,7 +39,9 @@ class Hypernetwork:
         if not self.shapes:
             raise ValueError("a hypernetwork needs at least one tensor to emit, and shapes has none")
         if empty := [n for n, shape in self.shapes.items() if not math.prod(shape)]:
-            raise ValueError(f"shapes: {empty[0]} has no numbers, {list(self.shapes[empty[0]])}; nothing can be emitted")
+            raise ValueError(
+                f"shapes: {empty[0]} has no numbers, {list(self.shapes[empty[0]])}; nothing can be emitted"
+            )
 
     @property
     def emitted(self) -> int:

@@ -619,8 +619,8 @@ class TestStates(Planted):
         Fault(
             "fedhn-clients-have-last-rounds-models",
             "algorithms/fedhn.py",
-            "            own[k] = moved[\"v\"]\n        self.emit(fed)",
-            "            own[k] = moved[\"v\"]",
+            '            own[k] = moved["v"]\n        self.emit(fed)',
+            '            own[k] = moved["v"]',
             "clients start from what was emitted first, for ever",
             tests=("test_fedhn.py::test_between_rounds_clients_hold_what_the_server_would_send",),
         ),

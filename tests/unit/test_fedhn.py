@@ -76,7 +76,9 @@ def test_first_weights_have_one_scale_whatever_the_target():
     assert 0.8 < float(out["wide"].std() / out["narrow"].std()) < 1.25
 
 
-@pytest.mark.parametrize("change", [{"size": 0}, {"width": 0}, {"depth": -1}, {"shapes": {}}, {"shapes": {"a": (0, 2)}}])
+@pytest.mark.parametrize(
+    "change", [{"size": 0}, {"width": 0}, {"depth": -1}, {"shapes": {}}, {"shapes": {"a": (0, 2)}}]
+)
 def test_a_hypernetwork_of_nonsense_is_refused_by_name(change):
     with pytest.raises(ValueError, match="shapes" if "shapes" in change else next(iter(change))):
         hyper(**change)
@@ -93,7 +95,7 @@ def test_embeddings_of_another_shape_are_refused(shape):
 
 
 def test_one_local_step_gives_the_gradient_of_the_whole():
-    """K = 1 step of plain SGD at rate eta: the server descends eta times autograd's gradient, phi's mean over clients."""
+    """One step of plain SGD at rate eta: the server descends eta times autograd's gradient."""
     fed = federation(FedHN(**PLAIN), **ONE_STEP)
     phi = {n: t.clone().requires_grad_() for n, t in fed.memory["hyper"].items()}
     v = torch.stack(list(fed.memory["embeddings"].values())).requires_grad_()
@@ -191,7 +193,7 @@ def test_a_step_is_that_of_torch_and_leaves_the_old_tensors_alone():
 @pytest.mark.parametrize("moved", [[], [{"a": torch.zeros(2, 3)}], [{"a": torch.zeros(3, 2), "b": torch.zeros(4)}]])
 def test_displacements_that_do_not_fit_are_refused(moved):
     h = hyper()
-    with pytest.raises(ValueError, match="one displacement and weight for each of 1|the hypernetwork emits"):
+    with pytest.raises(ValueError, match=r"one displacement and weight for each of 1|the hypernetwork emits"):
         pulled_back(h, phi_of(h), torch.zeros(1, 3, dtype=FLOAT), moved, torch.ones(1))
 
 
@@ -233,7 +235,7 @@ def test_private_classifiers_stay_and_are_kept():
             expected = trained[k]["head.weight"] if k in trained else heads[k]
             assert torch.equal(fed.own[k]["head.weight"], expected)
         heads = {k: fed.own[k]["head.weight"] for k in range(6)}
-        assert {k for k in trained} == set(fed.sample(number))
+        assert set(trained) == set(fed.sample(number))
 
 
 @pytest.mark.parametrize("private", [(), HEAD])

@@ -104,11 +104,11 @@ class TestPersonal(PlantedUnderChapters):
             chapter="fedper",
         ),
         Fault(
-            "fedhn-steps-uphill-in-its-chapter",
+            "fedhn-forgets-private-classifiers-in-its-chapter",
             "algorithms/fedhn.py",
-            "-torch.stack([one[n] for one in moved])",
-            "torch.stack([one[n] for one in moved])",
-            "the hypernetwork climbs the clients' losses",
+            "{n: t.clone() for n, t in state.items() if n not in emitted}",
+            "{}",
+            "private classifiers are trained and thrown away",
             chapter="pfedhn",
         ),
         Fault(

@@ -12,6 +12,7 @@ _HOME = {
     "SmallCNN": "cnn",
     "McMahanCNN": "cnn",
     "Generator": "generator",
+    "Hypernetwork": "hyper",
     "LeNet5": "cnn",
     "ResNet": "resnet",
     "ResNet8": "resnet",
@@ -21,6 +22,7 @@ _HOME = {
     "Pair": "pair",
     "State": "net",
     "Whole": "cut",
+    "Twin": "twin",
 }
 
 

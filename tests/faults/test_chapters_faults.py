@@ -112,6 +112,14 @@ class TestPersonal(PlantedUnderChapters):
             chapter="per-fedavg",
         ),
         Fault(
+            "fedhn-forgets-private-classifiers-in-its-chapter",
+            "algorithms/fedhn.py",
+            "{n: t.clone() for n, t in state.items() if n not in emitted}",
+            "{}",
+            "private classifiers are trained and thrown away",
+            chapter="pfedhn",
+        ),
+        Fault(
             "gradient-dropping-ties-are-sent",
             "compress.py",
             "keep = size > threshold(size, rate, sample)",

@@ -9,11 +9,13 @@ from torch import nn
 
 from fedlib.algorithms import (
     CCVR,
+    Ditto,
     FedAvg,
     FedAvgM,
     FedBN,
     FedDF,
     FedGen,
+    FedHN,
     FedKD,
     FedLSD,
     FedMD,
@@ -35,7 +37,7 @@ from fedlib.distill import Distillation
 from fedlib.executors import per_sample
 from fedlib.federation import Federation, Local
 from fedlib.losses import kd, proximal
-from fedlib.models import MLP, Pair
+from fedlib.models import MLP, Pair, Twin
 
 FLOAT = torch.float64
 UNEVEN = (3, 7, 8, 13, 20, 4)  # with batches of 8: smaller than a batch, one batch, one with a rest
@@ -82,6 +84,8 @@ class Paired(FedKD):
 
 
 BODY = partial(MLP, 6, (5,), 3)  # reads the features of the networks above
+class Twinned(Ditto):
+    """Ditto, for which :func:`federation` makes two of the network that is asked for."""
 
 
 def public():
@@ -90,6 +94,7 @@ def public():
 
 ALGORITHMS = {
     "CCVR": lambda: CCVR(FedProx(0.3), Calibration(samples=20, steps=5), rounds=2),
+    "Ditto": lambda: Twinned(0.3),
     "FedAvg": FedAvg,
     "FedProx": lambda: FedProx(0.3),
     "FedAvgM": lambda: FedAvgM(0.9, 0.7),
@@ -99,6 +104,7 @@ ALGORITHMS = {
     "FedMD, mae": lambda: FedMD(public(), digest="mae"),
     "FedGen": lambda: FedGen(1.0, 0.5, teaching=Teaching(steps=3, batch_size=6, noise_size=4, hidden=8), draws=12),
     "FedGKT": lambda: FedGKT(BODY, 0.7, 0.8, 2.0, Serving(2, 16, 0.01)),
+    "FedHN": lambda: FedHN(("head.*",), 0.03, 0.1, width=7, depth=2),
     "FedKD": lambda: Paired(0.8, rounds=2),
     "FedLSD": lambda: FedLSD(0.5, 2.0),
     "FedNTD": lambda: FedNTD(1.0, 1.5),
@@ -130,6 +136,7 @@ def federation(algorithm=None, *, model=small, sizes=UNEVEN, shape=(5,), data=No
     settings = {"participation": 0.6, "seed": 3, "dtype": FLOAT, "device": "cpu", "executor": "sequential"} | options
     local = local or Local(epochs=2, batch_size=8, lr=0.1)
     model = partial(Pair, model, model) if isinstance(algorithm, Paired) else model
+    model = partial(Twin, model) if isinstance(algorithm, Twinned) else model
     return Federation(model, x, y, split, algorithm or FedAvg(), local=local, **settings)
 
 

@@ -100,6 +100,8 @@ def federation(name="FedAvg", seed=3, hidden=(7,), algorithm=None, clients=6, mo
         y[[0, 1]] = y[[1, 0]] if y[0] != y[1] else (y[[0, 1]] + 1) % 3
     if name == "FedKD":
         options |= {"model": lambda: models.Pair(lambda: models.MLP(5, hidden, 3), lambda: models.MLP(5, (4,), 3))}
+    if name == "Ditto":
+        options |= {"model": lambda: models.Twin(lambda: models.MLP(5, hidden, 3))}
     if name == "own statistics":
         options |= {"model": Normed, "buffers": "local"}
     options = {

@@ -9,8 +9,8 @@ tells. What goes before the input of a :class:`~fedlib.models.reader.Reader`, it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,21 @@ def stack(networks: Iterable[nn.Module]) -> dict[str, Tensor]:
     return {name: torch.stack([state[name].detach() for state in states]) for name in states[0]}
 
 
+def beside(streams: Iterable[Iterable[Batch]]) -> Iterator[Batch]:
+    """Batches of several networks, each of one's own ([B, ...]), as batches of all ([S, B, ...]), step by step.
+
+    Raises ValueError where one has other parts than the others, or ends before them.
+    """
+    for parts in zip(*streams, strict=True):
+        whole: dict[str, Tensor | None] = {}
+        for f in fields(Batch):
+            own = [getattr(part, f.name) for part in parts]
+            if any(t is None for t in own) and not all(t is None for t in own):
+                raise ValueError(f"{f.name}: the batches of some networks have it, those of others have not")
+            whole[f.name] = None if own[0] is None else torch.stack(own)
+        yield Batch(**whole)  # type: ignore[arg-type]
+
+
 def answers(
     network: nn.Module,
     weights: Weights,
@@ -55,14 +70,18 @@ def answers(
     prefix: Tensor | None = None,
     places: Tensor | None = None,
 ) -> Tensor:
-    """Logits of S networks on inputs of their own, [S, B, words] (or [S, B, K, words] at K places)."""
+    """Logits of S networks on inputs of their own, [S, B, words] (or [S, B, K, words] at K places).
+
+    Inputs go to the device of the weights.
+    """
     given = {"rows": rows, "prompt": prompt, "prefix": prefix, "places": places}
-    given = {name: value for name, value in given.items() if value is not None}
+    where = next(iter(weights.values())).device
+    given = {name: value.to(where) for name, value in given.items() if value is not None}
 
     def one(weights: Weights, words: Tensor, given: Weights) -> Tensor:
         return functional_call(network, dict(weights), (words,), dict(given))
 
-    return vmap(one)(dict(weights), words, given)
+    return vmap(one)(dict(weights), words.to(where), given)
 
 
 def adapt(
@@ -95,7 +114,7 @@ def adapt(
     trained = {name: weights[name].detach().clone().requires_grad_(True) for name in free}
     own = {name: t.detach().clone().requires_grad_(True) for name, t in own.items()}
     fixed = {name: t.detach() for name, t in weights.items() if name not in trained}
-    optimiser = torch.optim.AdamW([*trained.values(), *own.values()], lr=0.0, weight_decay=weight_decay)
+    optimiser = torch.optim.AdamW([*trained.values(), *own.values()], lr=0.0, weight_decay=weight_decay, fused=True)
     for step, batch in enumerate(batches):
         if len(batch.words) not in many or batch.right.shape[:2] != batch.words.shape[:2]:
             raise ValueError(f"batch {step}: words {list(batch.words.shape)} and right words "
@@ -103,7 +122,8 @@ def adapt(
         rate = lr(step) if callable(lr) else lr
         optimiser.param_groups[0]["lr"] = require.real("lr", rate, least=0)
         z = answers(network, fixed | trained, batch.words, batch.rows, places=batch.places, **own)
-        losses = cross_entropy(z.flatten(0, -2), batch.right.flatten(), reduction="none").unflatten(0, (len(z), -1))
+        right = batch.right.flatten().to(z.device)
+        losses = cross_entropy(z.flatten(0, -2), right, reduction="none").unflatten(0, (len(z), -1))
         optimiser.zero_grad()
         losses.mean(1).sum().backward()
         optimiser.step()

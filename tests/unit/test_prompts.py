@@ -239,6 +239,19 @@ def test_each_network_of_a_stack_answers_as_it_does_alone():
     close(z, torch.stack([reader(s)(words[s], prompt=before[s]) for s in range(3)]))
 
 
+def test_batches_of_several_networks_are_put_beside_one_another():
+    words, right, rows = texts(), torch.arange(5), torch.ones(5, 2, 3)
+    (both,) = frozen.beside([[Batch(words, right, rows)], [Batch(words + 0, right + 5, 2 * rows)]])
+    assert torch.equal(both.words, torch.stack([words, words]))
+    assert both.right.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert torch.equal(both.rows[1], 2 * rows)
+    assert both.places is None
+    with pytest.raises(ValueError, match="rows: the batches of some networks have it"):
+        list(frozen.beside([[Batch(words, right, rows)], [Batch(words, right)]]))
+    with pytest.raises(ValueError, match="shorter"):
+        list(frozen.beside([[Batch(words, right)], []]))
+
+
 def test_only_the_prompt_is_trained():
     net, weights = reader(), stacked()
     mark, first = frozen.fingerprint(weights), torch.stack([prompt(5, s) for s in range(3)])

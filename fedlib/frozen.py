@@ -74,9 +74,9 @@ def answers(
 
     Inputs go to the device of the weights.
     """
-    given = {"rows": rows, "prompt": prompt, "prefix": prefix, "places": places}
     where = next(iter(weights.values())).device
-    given = {name: value.to(where) for name, value in given.items() if value is not None}
+    asked = {"rows": rows, "prompt": prompt, "prefix": prefix, "places": places}
+    given = {name: value.to(where) for name, value in asked.items() if value is not None}
 
     def one(weights: Weights, words: Tensor, given: Weights) -> Tensor:
         return functional_call(network, dict(weights), (words,), dict(given))

@@ -124,3 +124,42 @@ class TestCorpus(Planted):
             tests=("test_corpus.py::test_phrases_of_the_test_part_are_left_out_of_the_others",),
         ),
     )
+
+
+class TestReading(Planted):
+    """Questions have right answers, and their task is none of them."""
+
+    faults = (
+        Fault(
+            "yes-means-no",
+            "reading.py",
+            "torch.where(right, 2.0, -1.0)",
+            "torch.where(right, -1.0, 2.0)",
+            "the image's digit is listed where the answer is no",
+            tests=("test_reading.py::test_questions_about_digits_have_right_answers",),
+        ),
+        Fault(
+            "test-images-choose-the-rate",
+            "reading.py",
+            "part(samples + labelled, end)",
+            "part(samples + labelled, len(y))",
+            "what is held out to choose a rate holds the test images",
+            tests=("test_reading.py::test_no_image_serves_two_purposes",),
+        ),
+        Fault(
+            "one-word-is-hidden-three-times",
+            "reading.py",
+            "hidden.topk(3).indices",
+            "hidden.topk(1).indices.expand(-1, 3)",
+            "only one word of a text is missing",
+            tests=("test_reading.py::test_hidden_words_are_those_of_the_text_and_topics_those_of_the_news",),
+        ),
+        Fault(
+            "the-last-word-makes-way",
+            "reading.py",
+            "rows.scatter(1, (rows > 0).sum(1, keepdim=True), ask)",
+            "rows.scatter(1, (rows > 0).sum(1, keepdim=True) - 1, ask)",
+            "the word that asks takes the place of a text's last word",
+            tests=("test_reading.py::test_the_task_is_the_film_reviews_class_and_parts_are_apart",),
+        ),
+    )

@@ -1,6 +1,6 @@
 """What small readers learn from: questions without end to pre-train on, and one task that is none of them.
 
-The two sources: digits with questions about them, and texts with words that are missing. Word 0 is padding, and the
+The two sources: digits and texts, with questions about them. Word 0 is padding, and the
 last word of a vocabulary asks (:class:`~fedlib.models.reader.Reader`).
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +18,7 @@ from fedlib.data import bagofwords, corpus, tokens
 from fedlib.frozen import Batch
 
 YES, NO, DIGITS = 11, 12, 14  # words 1 to 10 are the digits, 13 asks; DIGITS: how many words that makes
-TOPICS = ("world", "sports", "business", "technology")
-WORDY = 6  # known words that a text needs, for some of them to be hidden
+KINDS = ("world", "sports", "business", "technology", "good", "bad")  # of news, and of film reviews
 
 
 class Task(NamedTuple):
@@ -98,57 +96,68 @@ def digits(
     return Source(questions, *tasks, [[YES], [NO]], (1 + listed).tolist(), last._replace(rows=noisy.to(dtype)))
 
 
-def reviews(seed: int, vocabulary: int = 3000, places: int = 24, labelled: int = 500) -> Source:
-    """Which words are missing in a text, and what a report is about. The task: is a film review good or bad?
+def reports(seed: int, vocabulary: int = 3000, places: int = 20, labelled: int = 500) -> Source:
+    """Is the text of one of the kinds that are listed? And, in a share of 0.3: of which is it?
 
-    Of three batches of questions two hide three words of news (AG News) and of film reviews (SST-2), and one has news
-    with the question behind them, of :data:`TOPICS`. No review's class is ever told. Labelled and held-out phrases are
-    of SST-2's dev part, which no question has; its test part is whole sentences. Raises ValueError for numbers that
-    cannot work, and what :mod:`fedlib.data.corpus` raises.
+    Kinds are :data:`KINDS`: four of news (AG News), and good and bad film reviews (SST-2), as many of reviews as of
+    news. Lists have one or two kinds, behind the ``places`` of the text and without places, the text's own in half of
+    them. The task has a list of *three*, and is never asked; its texts have no list. Questions are about the first
+    7,000 news and SST-2's training phrases; labelled and held-out texts are the other news and its dev part, test texts
+    those of both test parts. Raises ValueError for numbers that cannot work, and what :mod:`fedlib.data.corpus` raises.
     """
     require.whole("labelled", labelled, 1)
-    require.whole("places", places, WORDY + 1)
-    words, rows, news = _library(require.whole("vocabulary", vocabulary, 100), places)
-    known = rows > tokens.UNKNOWN
+    words, parts = _library(require.whole("vocabulary", vocabulary, 20), require.whole("places", places, 1))
     number = {word: i for i, word in enumerate(words, tokens.FIRST)}
-    topics = torch.tensor([number[TOPICS[kind]] for kind in news])
-    good, bad = number["good"], number["bad"]
+    kinds = torch.tensor([number[word] for word in KINDS])
+    yes, no, ask = number["yes"], number["no"], vocabulary - 1
+    listed = torch.randperm(len(KINDS), generator=rng.stream(seed, "task"))[:3]
 
     def questions(size: int) -> Iterator[Batch]:
-        draws, wordy = rng.stream(seed, "questions"), (known.sum(1) >= WORDY).nonzero()[:, 0]
-        for step in count():
-            if step % 3 == 0:
-                some = torch.randint(len(topics), (size,), generator=draws)
-                yield Batch(_asked(rows[some], vocabulary - 1), topics[some])
-                continue
-            some = wordy[torch.randint(len(wordy), (size,), generator=draws)]
-            text = rows[some]
-            hidden = torch.rand(size, places - 1, generator=draws) * known[some]
-            hidden = hidden.topk(3).indices  # three different words that are known
-            yield Batch(text.scatter(1, hidden, vocabulary - 1), text.gather(1, hidden), places=hidden)
+        draws, (news, films) = rng.stream(seed, "questions"), parts["questions"]
+        while True:
+            few = [torch.randint(len(y), (size // 2,), generator=draws) for _, y in (news, films)]
+            text, y = (torch.cat([one[i][some] for one, some in zip((news, films), few, strict=True)]) for i in (0, 1))
+            right = torch.rand(len(y), generator=draws) < 0.5
+            rank = torch.rand(len(y), len(KINDS), generator=draws)
+            rank.scatter_(1, y[:, None], torch.where(right, 2.0, -1.0)[:, None])
+            many = torch.randint(1, 3, (len(y), 1), generator=draws)
+            name = torch.rand(len(y), 1, generator=draws) < 0.3
+            list_ = kinds[rank.argsort(1, descending=True)[:, :2]]
+            list_ = list_.where((torch.arange(2) < many) & ~name, 0)
+            answer = torch.where(right, yes, no).where(~name[:, 0], kinds[y])
+            yield Batch(torch.cat([text, list_, torch.full((len(y), 1), ask)], 1), answer)
 
-    def part(texts: Sequence[corpus.Text]) -> Task:
-        written = tokens.numbered([text for text, _ in texts], words, places - 1).long()
-        return Task(_asked(written, vocabulary - 1), torch.tensor([good if kind else bad for _, kind in texts]))
+    def part(texts: Tensor, y: Tensor) -> Task:
+        words = torch.cat([texts, torch.full((len(y), 1), ask)], 1)
+        return Task(words, torch.where((y[:, None] == listed).any(1), yes, no))
 
-    other = corpus.sst2("dev")
-    if labelled >= len(other):
-        raise ValueError(f"labelled: {labelled} leave nothing to hold out of {len(other)} phrases")
-    drawn = [other[i] for i in torch.randperm(len(other), generator=rng.stream(seed, "order")).tolist()]
-    tasks = part(drawn[:labelled]), part(drawn[labelled:][-2000:]), part(corpus.sst2("test"))
-    return Source(questions, *tasks, [[good], [bad]], [number[w] for w in ["is", "the", "film", "good", "or", "bad"]])
-
-
-def _asked(rows: Tensor, ask: int) -> Tensor:
-    """Texts [N, L - 1] with the word that asks behind the last word of each, [N, L]."""
-    rows = torch.cat([rows, torch.zeros_like(rows[:, :1])], 1)
-    return rows.scatter(1, (rows > 0).sum(1, keepdim=True), ask)
+    x, y = parts["task"]
+    if labelled >= len(y):
+        raise ValueError(f"labelled: {labelled} leave nothing to hold out of {len(y)} texts")
+    order = torch.randperm(len(y), generator=rng.stream(seed, "order"))
+    few, held = order[:labelled], order[labelled:][:1000]
+    tasks = part(x[few], y[few]), part(x[held], y[held]), part(*parts["test"])
+    return Source(questions, *tasks, [[yes], [no]], kinds[listed].tolist())
 
 
 @lru_cache(maxsize=2)
-def _library(vocabulary: int, places: int) -> tuple[tuple[str, ...], Tensor, list[int]]:
-    """Words in order of frequency; texts as their numbers, news first; and the classes of the news."""
-    news = corpus.ag_news("dev")
-    texts = [text for text, _ in (*news, *corpus.sst2("train"))]
-    words = bagofwords.vocabulary(texts, vocabulary - tokens.FIRST - 1)
-    return words, tokens.numbered(texts, words, places - 1).long(), [kind for _, kind in news]
+def _library(vocabulary: int, places: int) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Words in order of frequency, the kinds and answers among them; and texts as numbers with the numbers of their
+    kinds, for questions (news and reviews apart), for the task, and for its test.
+    """
+    dev, films = corpus.ag_news("dev"), corpus.sst2("train")
+    asked, other = dev[:7000], dev[7000:]
+    frequent = bagofwords.vocabulary([text for text, _ in (*asked, *films)], vocabulary - tokens.FIRST - 1)
+    must = [word for word in (*KINDS, "yes", "no") if word not in frequent]
+    words = (*frequent[: vocabulary - tokens.FIRST - 1 - len(must)], *must)
+
+    def numbered(news: Sequence[corpus.Text], films: Sequence[corpus.Text]) -> tuple[Tensor, Tensor]:
+        texts = [(text, kind) for text, kind in news] + [(text, 5 - kind) for text, kind in films]
+        x = tokens.numbered([text for text, _ in texts], words, places).long()
+        return x, torch.tensor([kind for _, kind in texts])
+
+    phrases, sentences = corpus.sst2("dev"), corpus.sst2("test")
+    few = min(len(other), len(phrases))
+    task = numbered(other[:few], phrases[:few])
+    test = numbered(corpus.ag_news("test")[: len(sentences)], sentences)
+    return words, {"questions": (numbered(asked, []), numbered([], films)), "task": task, "test": test}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from fedlib.models.transformer import Block
 
@@ -13,13 +14,13 @@ class Reader(nn.Module):
 
     Word 0 is padding: nobody looks at it. Word ``ask`` stands where an answer is wanted; the logits are read there, by
     an output layer of its own (not tied to the embeddings, so that new vectors at the input change no answer's row).
-    ``length``: how many places words have; with 0 their order does not count. ``image`` = (R, pixels): rows have places
-    always. A prompt has no places: its order does not count. With ``places`` [B, K] there are several answers for each
-    text, [B, K, words].
+    ``length``: so many of the first words have places; the order of those behind, or of all where it is 0, does not
+    count. ``image`` = (R, pixels): rows have places always. A prompt has no places: its order does not count. With
+    ``places`` [B, K] there are several answers for each text, [B, K, words].
 
     What goes before the embedded input: ``prompt`` [p, width], or [B, p, width] with one for each text; and
     ``prefix`` [layers, p, width], which every block finds anew in the p places before its input. Raises ValueError for
-    a width that is no multiple of ``heads``, for texts longer than ``length``, and for vectors of another shape.
+    a width that is no multiple of ``heads``, for texts shorter than ``length``, and for vectors of another shape.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class Reader(nn.Module):
         """The input as vectors [B, L + R, width], and which of them are no padding, [B, L + R]."""
         h, seen = self.word(words), words != 0
         if self.place is not None:
-            if words.shape[-1] > self.length:
-                raise ValueError(f"texts of {words.shape[-1]} words; there are places for {self.length}")
-            h = h + self.place(torch.arange(words.shape[-1], device=words.device))
+            if words.shape[-1] < self.length:
+                raise ValueError(
+                    f"texts of {words.shape[-1]} words, padding included; all {self.length} places are needed"
+                )
+            h = h + pad(self.place.weight, (0, 0, 0, words.shape[-1] - self.length))
         if self.row is not None and self.height is not None:
             if rows is None:
                 raise ValueError("rows: this reader expects an image behind the words, and there is none")

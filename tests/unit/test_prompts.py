@@ -41,7 +41,7 @@ def close(a, b, atol=1e-12):
 
 def test_the_reader_computes_what_the_transformer_computes():
     """With an input of which all places ask alike, its hidden states are those of the encoder of FedKD."""
-    one, other = reader(length=6), Transformer(WORDS, 6, WORDS, WIDTH, 2, 2).to(FLOAT)
+    one, other = reader(length=5), Transformer(WORDS, 5, WORDS, WIDTH, 2, 2).to(FLOAT)
     state = one.state_dict()
     other.load_state_dict({n: t for n, t in state.items() if n in other.state_dict()})
     words = texts()
@@ -73,8 +73,14 @@ def test_a_prompt_moves_no_place_of_the_text():
     close(net(words, prompt=turned), net(words, prompt=prompt()))  # nor has it places of its own
 
 
+def test_words_behind_the_places_have_no_order():
+    net, words = reader(length=2), texts()
+    close(net(words[:, [0, 1, 3, 2, 4]]), net(words))
+    assert float((net(words[:, [1, 0, 2, 3, 4]]) - net(words)).abs().max().detach()) > 1e-3
+
+
 def test_padding_stays_hidden_behind_a_prompt():
-    net, words = reader(length=9), texts()
+    net, words = reader(length=5), texts()
     longer = F.pad(words, (0, 3))
     close(net(longer, prompt=prompt()), net(words, prompt=prompt()))
     table = net.word.weight.detach().clone()
@@ -122,8 +128,8 @@ def test_readers_refuse_nonsense():
         Reader(WORDS, WORDS, WIDTH)
     with pytest.raises(ValueError, match="cannot be shared out"):
         Reader(WORDS, ASK, WIDTH, heads=3)
-    net = reader(length=4)
-    with pytest.raises(ValueError, match="texts of 5 words; there are places for 4"):
+    net = reader(length=6)
+    with pytest.raises(ValueError, match="texts of 5 words, padding included; all 6 places are needed"):
         net(texts())
     for wrong in (torch.zeros(WIDTH), torch.zeros(3, WIDTH + 1), torch.zeros(2, 3, WIDTH)):
         with pytest.raises(ValueError, match="prompt: expected"):

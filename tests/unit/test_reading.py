@@ -89,22 +89,29 @@ def test_digits_refuse_nonsense():
             reading.digits(0, **wrong)
 
 
-NEWS = ["world markets today fell again on sports and business technology fears", "a good bad film is the match or not"]
+NEWS = ["markets fell today", "a match", "a bank", "a chip"]
+DIFFERENT = ["markets", "fell", "today", "match", "bank", "chip", "the", "is", "joy", "short", "drags", "on"]
 FILMS = {
-    "train": "sentence\tlabel\nthe film is good or bad and the match is not\t1\nshort one\t0\n",
-    "dev": "sentence\tlabel\n" + "".join(f"the film {i} is bad\t0\n" for i in range(9)) + "a good film\t1\n",
-    "test": "sentence\tlabel\nis it good\t1\nbad\t0\n",
+    "train": "sentence\tlabel\nthe film is a joy\t1\nshort one\t0\nit drags on and on\t0\n",
+    "dev": "sentence\tlabel\n" + "".join(f"{word} film\t0\n" for word in DIFFERENT[:9]) + "a fine film\t1\n",
+    "test": "sentence\tlabel\nis it fine\t1\ndull\t0\n",
 }
+CLASSES = ["Business", "Sports", "World", "Sci/Tech"]
 
 
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
-    """A few texts in the place of the real ones; 100 words are more than they have."""
+    """A few texts in the place of the real ones; 60 words are more than they have."""
     for name in ("sst2", "ag_news"):
         (tmp_path / "text" / name).mkdir(parents=True)
     for part, text in FILMS.items():
         (tmp_path / "text" / "sst2" / f"{part}.tsv").write_text(text)
-    news = {"dev": f"{NEWS[0]}\tBusiness\n{NEWS[1]}\tSports\n", "test": "another\tWorld\n"}
+    asked = [(NEWS[i % 4], CLASSES[i % 4]) for i in range(7000)]
+    other = [(word, CLASSES[i % 4]) for i, word in enumerate(DIFFERENT)]
+    news = {
+        "dev": "".join(f"{text}\t{kind}\n" for text, kind in (*asked, *other)),
+        "test": "stocks\tBusiness\nseas\tWorld\nmore\tWorld\n",
+    }
     for part, text in news.items():
         (tmp_path / "text" / "ag_news" / f"{part}.tsv").write_text(text)
     for where, name, parts in ((corpus, "SST2", FILMS), (bagofwords, "AG_NEWS", news)):
@@ -116,45 +123,66 @@ def texts(tmp_path, monkeypatch):
     reading._library.cache_clear()
 
 
-def test_hidden_words_are_those_of_the_text_and_topics_those_of_the_news(texts):
-    own = reading.reviews(0, 100, 13, labelled=4)
-    words, rows, news = reading._library(100, 13)
-    number = {word: i for i, word in enumerate(words, 2)}
-    whole = {tuple(row) for row in rows.tolist()}
-    batches = list(islice(own.questions(8), 9))
-    for step, batch in enumerate(batches):
-        if step % 3 == 0:
-            assert batch.places is None
-            ends = (batch.words == 99).nonzero()
-            assert len(ends) == 8
-            for row, (_, end), right in zip(batch.words, ends.tolist(), batch.right.tolist(), strict=True):
-                assert not row[end + 1 :].any()
-                assert (*row[:end].tolist(), *[0] * (12 - end)) in {tuple(r) for r in rows[:2].tolist()}
-                assert right == number["business" if int(row[0]) == number["world"] else "sports"]
-        else:
-            assert batch.places.shape == batch.right.shape == (8, 3)
-            assert bool((batch.words.gather(1, batch.places) == 99).all())
-            assert bool((batch.words == 99).sum(1).eq(3).all())  # three different places
-            mended = batch.words.scatter(1, batch.places, batch.right)
-            assert {tuple(row) for row in mended.tolist()} <= whole
-            assert bool((batch.right > 1).all())
-            assert bool(((mended > 1).sum(1) >= reading.WORDY).all())
-    assert news == [2, 1]
+KIND = {
+    "markets fell today": "business", "a match": "sports", "a bank": "world", "a chip": "technology",
+    "the film is a joy": "good", "short one": "bad", "it drags on and on": "bad",
+}  # fmt: skip
 
 
-def test_the_task_is_the_film_reviews_class_and_parts_are_apart(texts):
-    own = reading.reviews(0, 100, 13, labelled=4)
-    words, _, _ = reading._library(100, 13)
-    good, bad = own.labels[0][0], own.labels[1][0]
-    assert [words[good - 2], words[bad - 2]] == ["good", "bad"]
-    assert " ".join(words[w - 2] for w in own.hard) == "is the film good or bad"
-    assert own.test.right.tolist() == [good, bad]
-    assert [row.tolist().index(99) for row in own.test.words] == [3, 1]
-    assert [len(own.labelled.right), len(own.held.right)] == [4, 6]
-    both = torch.cat([own.labelled.right, own.held.right]).tolist()
-    assert sorted(both) == sorted([bad] * 9 + [good])
-    with pytest.raises(ValueError, match="leave nothing to hold out of 10 phrases"):
-        reading.reviews(0, 100, 13, labelled=10)
-    for wrong in ({"labelled": 0}, {"places": 6}, {"vocabulary": 99}):
+def test_questions_about_texts_have_right_answers(texts):
+    own = reading.reports(0, 60, 6, labelled=4)
+    words, _ = reading._library(60, 6)
+    assert len(words) <= 57
+    assert {*reading.KINDS, "yes", "no"} <= set(words)
+    assert len(set(words)) == len(words)
+    listed, named, yes, films = 0, 0, 0, 0
+    for batch in islice(own.questions(20), 40):
+        assert batch.words.shape == (20, 9)
+        assert bool((batch.words[:, 8] == 59).all())
+        for row, answer in zip(batch.words.tolist(), batch.right.tolist(), strict=True):
+            kind = KIND[" ".join(words[n - 2] for n in row[:6] if n)]
+            there = [words[n - 2] for n in row[6:8] if n]
+            assert len(set(there)) == len(there)  # one or two: the task has three
+            films += kind in ("good", "bad")
+            if there:
+                listed += 1
+                yes += kind in there
+                assert words[answer - 2] == ("yes" if kind in there else "no")
+            else:
+                named += 1
+                assert words[answer - 2] == kind
+    assert films == 400
+    assert 0.24 < named / 800 < 0.36
+    assert 0.43 < yes / listed < 0.57
+
+
+def test_the_task_of_texts_is_a_list_of_three_and_parts_are_apart(texts):
+    own = reading.reports(1, 60, 6, labelled=4)
+    words, parts = reading._library(60, 6)
+    mine = [words[n - 2] for n in own.hard]
+    assert len(set(mine)) == 3
+    assert set(mine) <= set(reading.KINDS)
+    yes, no = own.labels[0][0], own.labels[1][0]
+    assert [words[yes - 2], words[no - 2]] == ["yes", "no"]
+    test = ["business", "world", "good", "bad"]  # as many news as reviews
+    assert own.test.right.tolist() == [yes if kind in mine else no for kind in test]
+    assert own.test.words.shape == (4, 7)
+    assert bool((own.test.words[:, 6] == 59).all())
+    assert [len(own.labelled.right), len(own.held.right), len(parts["task"][1])] == [4, 16, 20]
+    x, y = parts["task"]
+    right = dict(zip(map(tuple, x.tolist()), y.tolist(), strict=True))
+    assert len(right) == 20
+    for task in (own.labelled, own.held):
+        for row, answer in zip(task.words[:, :6].tolist(), task.right.tolist(), strict=True):
+            assert answer == (yes if reading.KINDS[right[tuple(row)]] in mine else no)
+    apart = torch.cat([own.labelled.words, own.held.words]).tolist()
+    assert sorted(row[:6] for row in apart) == sorted(x.tolist())
+    assert reading.reports(2, 60, 6, labelled=4).hard != own.hard
+
+
+def test_texts_refuse_nonsense(texts):
+    with pytest.raises(ValueError, match="leave nothing to hold out of 20 texts"):
+        reading.reports(0, 60, 6, labelled=20)
+    for wrong in ({"labelled": 0}, {"places": 0}, {"vocabulary": 19}):
         with pytest.raises(ValueError, match="must be a whole number of at least"):
-            reading.reviews(0, **{"vocabulary": 100, "places": 13} | wrong)
+            reading.reports(0, **{"vocabulary": 60, "places": 6} | wrong)

@@ -133,8 +133,8 @@ class TestReading(Planted):
         Fault(
             "yes-means-no",
             "reading.py",
-            "torch.where(right, 2.0, -1.0)",
-            "torch.where(right, -1.0, 2.0)",
+            "y[some][:, None], torch.where(right, 2.0, -1.0)",
+            "y[some][:, None], torch.where(right, -1.0, 2.0)",
             "the image's digit is listed where the answer is no",
             tests=("test_reading.py::test_questions_about_digits_have_right_answers",),
         ),

@@ -18,6 +18,7 @@ _HOME = {
     "ResNet8": "resnet",
     "NormedCNN": "normed",
     "Projected": "projected",
+    "Reader": "reader",
     "Net": "net",
     "Pair": "pair",
     "State": "net",

@@ -15,6 +15,7 @@ _HOME = {
     "FedMD": "fedmd",
     "FedNTD": "fedntd",
     "FedOpt": "fedopt",
+    "FedPAV": "fedpav",
     "FedPer": "fedper",
     "FedProx": "fedprox",
     "FedRep": "fedrep",

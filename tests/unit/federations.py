@@ -19,6 +19,7 @@ from fedlib.algorithms import (
     FedMD,
     FedNTD,
     FedOpt,
+    FedPAV,
     FedPer,
     FedProx,
     FedRep,
@@ -31,6 +32,7 @@ from fedlib.algorithms.fedgen import Teaching
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.executors import per_sample
+from fedlib.featuredistil import FeatureDistillation
 from fedlib.federation import Federation, Local
 from fedlib.losses import kd, proximal
 from fedlib.models import MLP, Pair
@@ -99,6 +101,9 @@ ALGORITHMS = {
     "FedOpt": lambda: FedOpt("yogi", 0.05),
     "Moon": lambda: Moon(1.0, 0.7),
     "Scaffold": lambda: Scaffold(0.9),
+    "FedPAV": FedPAV,
+    "FedPAV, cosine": lambda: FedPAV("cosine"),
+    "FedPAV, taught": lambda: FedPAV(public=public(), distillation=FeatureDistillation(0.1, batch_size=6)),
     "FedPer": FedPer,
     "FedRep": FedRep,
     "LGFedAvg": LGFedAvg,

@@ -75,6 +75,7 @@ def public():
 MADE = {
     "FedDF": lambda: algorithms.FedDF(public(), Distillation(steps=3, batch_size=4)),
     "FedMD": lambda: algorithms.FedMD(public()),
+    "FedPAV, cosine": lambda: algorithms.FedPAV("cosine", public()),
     "nested memory": Nested,
     "own statistics": FedAvg,
 }

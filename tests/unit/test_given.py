@@ -14,6 +14,7 @@ from fedlib.algorithms import FedAvg
 from fedlib.algorithms.fedgen import Teaching
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
+from fedlib.featuredistil import FeatureDistillation
 from fedlib.federation import Federation, Local, together, weighted_mean
 from fedlib.losses import reconstruction
 from fedlib.models import MLP
@@ -222,6 +223,12 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (algorithms.FedRep, "base_epochs"),
         (Teaching, "lr"),
         (Teaching, "steps"),
+        (FeatureDistillation, "lr"),
+        (FeatureDistillation, "momentum"),
+        (FeatureDistillation, "weight_decay"),
+        (FeatureDistillation, "epochs"),
+        (FeatureDistillation, "batch_size"),
+        (FeatureDistillation, "every"),
         (Distillation, "lr"),
         (Distillation, "temperature"),
         (Calibration, "lr"),

@@ -23,14 +23,14 @@ UNIT = ("teachers", "both", "neither")
 @dataclass(frozen=True)
 class FeatureDistillation:
     """How the student is fitted: ``epochs`` passes over the public inputs by SGD, in shuffled batches, in every
-    ``every``-th round.
+    ``every``-th round; ``share``: their rate, in shares of the clients'.
 
     ``unit`` says whose features are divided by their norm: the ``"teachers"`` alone, as in FedPAV's released code with
     its option "regularization"; ``"neither"``, as in that code without it; ``"both"``, so that the student's norm is
     free. Raises ValueError for numbers that cannot work.
     """
 
-    lr: float = 5e-4
+    share: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
     epochs: int = 1
@@ -39,7 +39,7 @@ class FeatureDistillation:
     every: int = 1
 
     def __post_init__(self) -> None:
-        require.real("lr", self.lr, above=0)
+        require.real("share", self.share, above=0)
         require.real("momentum", self.momentum, least=0, below=1)
         require.real("weight_decay", self.weight_decay, least=0)
         require.whole("epochs", self.epochs)
@@ -70,7 +70,8 @@ def feature_loss(features: Tensor, target: Tensor, how: FeatureDistillation) -> 
 @dataclass(eq=False)
 class FeatureStudent:
     """A student to be fitted: ``state`` is where it starts, and then the result. ``names`` are the parameters that
-    learn; ``x`` [U, ...] are public inputs, ``target`` [U, D] the features that it should have for them.
+    learn; ``x`` [U, ...] are public inputs, ``target`` [U, D] the features that it should have for them; ``lr`` is the
+    rate.
     """
 
     net: Net
@@ -79,6 +80,7 @@ class FeatureStudent:
     x: Tensor
     target: Tensor
     how: FeatureDistillation
+    lr: float
     generator: torch.Generator
 
     def fits(self, other: Any) -> bool:
@@ -87,7 +89,8 @@ class FeatureStudent:
 
     def do(self, others: Sequence[Any] = ()) -> None:
         """Fit this student, in training mode. Raises NotFinite when its loss stops being finite."""
-        state, optimiser, memory = clone(self.state), SGD(self.how.lr, self.how.momentum, self.how.weight_decay), Memory()
+        state, memory = clone(self.state), Memory()
+        optimiser = SGD(self.lr, self.how.momentum, self.how.weight_decay)
         leaves = {n: state[n].requires_grad_() for n in self.names}
         params = {n: w.detach() for n, w in leaves.items()}  # the same memory, for the update in place
         total = torch.zeros((), device=self.x.device, dtype=self.net.dtype)

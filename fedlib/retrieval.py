@@ -25,7 +25,9 @@ def unit(name: str, features: Tensor) -> Tensor:
     wide = features.double()
     norms = wide.norm(dim=1, keepdim=True)
     if zero := int((norms == 0).sum()):
-        raise require.NotFinite(f"{name}: {zero} of {len(wide)} features are zero and point nowhere: have they collapsed?")
+        raise require.NotFinite(
+            f"{name}: {zero} of {len(wide)} features are zero and point nowhere: have they collapsed?"
+        )
     return wide / norms
 
 
@@ -81,7 +83,9 @@ def average_precision(matches: Tensor) -> float:
     return float(((precision * matches).sum(1) / matches.sum(1)).mean())
 
 
-def scores(query: Tensor, query_ids: Tensor, gallery: Tensor, gallery_ids: Tensor, *cameras: Tensor) -> dict[str, float]:
+def scores(
+    query: Tensor, query_ids: Tensor, gallery: Tensor, gallery_ids: Tensor, *cameras: Tensor
+) -> dict[str, float]:
     """``rank1`` and ``map`` of one ranking: :func:`found_first` and :func:`average_precision`, each in [0, 1]."""
     matches, _ = ranked(query, query_ids, gallery, gallery_ids, *cameras)
     return {"rank1": found_first(matches), "map": average_precision(matches)}

@@ -110,7 +110,11 @@ class FedPAV(FedAvg):
         x = self.inputs(fed)
         target = mean_features([fed.net.predict({**fed.state, **u}, x, features=True) for u in uploads], how)
         learn = [n for n in fed.net.parameters if n not in fed.personal]
-        student = FeatureStudent(fed.net, fed.state, learn, x, target, how, rng.stream(fed.seed, "distil", fed.round))
+        rate, draws = (
+            how.share * fed.local.lr * fed.local.lr_decay**fed.round,
+            rng.stream(fed.seed, "distil", fed.round),
+        )
+        student = FeatureStudent(fed.net, fed.state, learn, x, target, how, rate, draws)
         yield student
         fed.state = student.state
 

@@ -103,7 +103,7 @@ ALGORITHMS = {
     "Scaffold": lambda: Scaffold(0.9),
     "FedPAV": FedPAV,
     "FedPAV, cosine": lambda: FedPAV("cosine"),
-    "FedPAV, taught": lambda: FedPAV(public=public(), distillation=FeatureDistillation(0.1, batch_size=6)),
+    "FedPAV, taught": lambda: FedPAV(public=public(), distillation=FeatureDistillation(1.0, batch_size=6)),
     "FedPer": FedPer,
     "FedRep": FedRep,
     "LGFedAvg": LGFedAvg,

@@ -223,7 +223,7 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (algorithms.FedRep, "base_epochs"),
         (Teaching, "lr"),
         (Teaching, "steps"),
-        (FeatureDistillation, "lr"),
+        (FeatureDistillation, "share"),
         (FeatureDistillation, "momentum"),
         (FeatureDistillation, "weight_decay"),
         (FeatureDistillation, "epochs"),

@@ -58,7 +58,9 @@ def test_both_measures_are_those_of_lists_sorted_by_hand(seed, with_cameras):
 def test_average_precision_is_that_of_scikit_learn(seed):
     (q, ids, e, gallery_ids), _ = case(seed)
     similarity = torch.nn.functional.cosine_similarity(q[:, None], e[None], dim=-1)
-    each = [average_precision_score((gallery_ids == i).numpy(), s.numpy()) for i, s in zip(ids, similarity, strict=True)]
+    each = [
+        average_precision_score((gallery_ids == i).numpy(), s.numpy()) for i, s in zip(ids, similarity, strict=True)
+    ]
     assert metrics.mean_average_precision(q, ids, e, gallery_ids) == pytest.approx(sum(each) / len(each), abs=1e-12)
 
 

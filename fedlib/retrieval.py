@@ -8,10 +8,16 @@ nothing by luck. Everything is computed in float64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 import torch
 from torch import Tensor
 
 from fedlib import require
+
+if TYPE_CHECKING:
+    from fedlib.federation import Federation, Observer, Round
 
 
 def unit(name: str, features: Tensor) -> Tensor:
@@ -89,6 +95,55 @@ def scores(
     """``rank1`` and ``map`` of one ranking: :func:`found_first` and :func:`average_precision`, each in [0, 1]."""
     matches, _ = ranked(query, query_ids, gallery, gallery_ids, *cameras)
     return {"rank1": found_first(matches), "map": average_precision(matches)}
+
+
+class Tests(NamedTuple):
+    """Pictures x [N, ...] with their ids and cameras [N], of which client k's test set has the rows ``rows[k]``. In it
+    every picture is a query, and all are its gallery.
+    """
+
+    x: Tensor
+    ids: Tensor
+    cameras: Tensor
+    rows: Sequence[Tensor]
+
+
+def by_server(tests: Tests) -> Observer:
+    """For a federation: columns ``rank1`` and ``map`` of the server's model, means over the clients' test sets, and
+    ``rank1_clients``, a list. The network gives features where it is asked for ``features=True``.
+    """
+
+    def observe(fed: Federation, seen: Round) -> dict[str, Any]:
+        features = fed.net.predict(fed.state, fed.input(tests.x), features=True)
+        return _columns("", [features[rows] for rows in tests.rows], tests)
+
+    return observe
+
+
+def by_clients(tests: Tests) -> Observer:
+    """The same of the models that this round's local work left, each on its own client's test set: ``own_rank1``,
+    ``own_map``, ``own_rank1_clients``. One client that holds everything is looked at on all of them.
+    """
+
+    def observe(fed: Federation, seen: Round) -> dict[str, Any]:
+        alone = fed.clients == 1
+        pairs = [(seen.states[0], rows) for rows in tests.rows] if alone else []
+        pairs = pairs or [(s, tests.rows[k]) for k, s in zip(seen.clients, seen.states, strict=True)]
+        x = fed.input(tests.x)
+        features = [fed.net.predict(state, x[rows], features=True) for state, rows in pairs]
+        rows = [own for _, own in pairs]
+        return _columns("own_", features, tests._replace(rows=rows))
+
+    return observe
+
+
+def _columns(name: str, features: Sequence[Tensor], tests: Tests) -> dict[str, Any]:
+    found = []
+    for h, rows in zip(features, tests.rows, strict=True):
+        ids, cameras = tests.ids[rows], tests.cameras[rows]
+        found.append(scores(h.cpu(), ids, h.cpu(), ids, cameras, cameras))
+    means = {f"{name}{m}": sum(one[m] for one in found) / len(found) for m in ("rank1", "map")}
+    return means | {f"{name}rank1_clients": [one["rank1"] for one in found]}
 
 
 def _integers(name: str, values: Tensor, count: int) -> None:

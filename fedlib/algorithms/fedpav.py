@@ -5,6 +5,7 @@ from how far a client moved, and a server that teaches the average what the clie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from fedlib import require, rng
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.featuredistil import FeatureDistillation, FeatureStudent, mean_features
-from fedlib.federation import Federation, Job
+from fedlib.federation import Federation, Job, Round
 from fedlib.losses import cross_entropy
 from fedlib.models.net import Net, State
 
@@ -143,3 +144,9 @@ def cosine_weights(moved: Sequence[Tensor], otherwise: Tensor) -> Tensor:
     if not bool(m.isfinite().all()) or bool((m < 0).any()) or float(m.sum()) == 0:
         return otherwise
     return m / m.sum()
+
+
+def distances(fed: Federation, seen: Round) -> dict[str, Any]:
+    """An observer: ``moved``, the distance m_k that each of the round's clients sent; nothing where none was sent."""
+    moved = [float(u["moved"]) for u in seen.uploads if "moved" in u]
+    return {"moved": moved} if moved else {}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fedlib import personal, require, rng
 from fedlib.algorithms import FedAvg, FedPAV, LocalOnly
-from fedlib.algorithms.fedpav import cosine_weights, turned
+from fedlib.algorithms.fedpav import cosine_weights, distances, turned
 from fedlib.featuredistil import FeatureDistillation, FeatureStudent, feature_loss, mean_features
 from fedlib.federation import Local, weighted_mean
 from fedlib.models import MLP
@@ -198,12 +198,14 @@ def test_the_server_averages_by_the_distances():
     same(fed.shared(fed.state), expected, 1e-14)
     assert distance(expected, weighted_mean([fed.shared(s) for s in seen[0].states], torch.tensor(SIZES) / 38)) > 1e-4
     assert "moved" not in fed.state
+    assert distances(fed, seen[0]) == {"moved": moved.tolist()}
 
 
 def test_uniform_weights_are_those_of_equal_distances():
     fed, seen = made(FedPAV("uniform")), []
     fed.observers = [lambda f, s: seen.append(s)]
     fed.run(1)
+    assert distances(fed, seen[0]) == {}
     alike = cosine_weights([torch.tensor(0.3)] * 3, torch.tensor(SIZES) / 38)
     same(fed.shared(fed.state), weighted_mean([fed.shared(s) for s in seen[0].states], alike), 1e-14)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from federations import FLOAT
+from federations import FLOAT, federation
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import average_precision_score
 
@@ -144,3 +144,25 @@ def test_features_that_collapsed_or_are_not_finite_are_no_features(place, value)
     poisoned[1] = value
     with pytest.raises(require.NotFinite, match=("query", "", "gallery")[place]):
         metrics.rank1(*without(place, poisoned))
+
+
+@pytest.mark.parametrize("clients", [3, 1])
+def test_a_federation_is_looked_at_by_its_server_and_by_its_clients(clients):
+    g = torch.Generator().manual_seed(0)
+    x, people = torch.randn(24, 5, generator=g, dtype=FLOAT), torch.arange(24) // 4 % 4
+    cameras, rows = torch.arange(24) % 2, list(torch.arange(24).split(8))
+    tests = retrieval.Tests(x, people, cameras, rows)
+    y, split = torch.arange(24) % 3, list(torch.arange(24).chunk(clients))
+    looks, rounds = [retrieval.by_server(tests), retrieval.by_clients(tests)], []
+    fed = federation(data=(x, y, split), participation=1.0, observers=[*looks, lambda f, s: rounds.append(s)])
+    fed.run(1)
+    row = fed.history[-1]
+    states = {"": [fed.state] * 3, "own_": rounds[0].states * (3 // clients)}
+    for name, of in states.items():
+        each = []
+        for state, own in zip(of, rows, strict=True):
+            h = fed.net(state, x[own], features=True)
+            each.append(by_hand(h, people[own], h, people[own], cameras[own], cameras[own]))
+        assert row[f"{name}rank1_clients"] == pytest.approx([first for first, _ in each], abs=1e-14)
+        assert row[f"{name}rank1"] == pytest.approx(sum(first for first, _ in each) / 3, abs=1e-14)
+        assert row[f"{name}map"] == pytest.approx(sum(precision for _, precision in each) / 3, abs=1e-12)

@@ -50,14 +50,15 @@ class FeatureDistillation:
 
 def mean_features(features: Sequence[Tensor], how: FeatureDistillation) -> Tensor:
     """What the student is to imitate: the mean over teachers of their features [U, D], of norm 1 unless ``how.unit`` is
-    ``"neither"``; [U, D]. Raises ValueError without a teacher, NotFinite for features that are not finite or zero.
+    ``"neither"``; [U, D]. A zero stays zero: it points nowhere. Raises ValueError without a teacher, NotFinite for
+    features that are not finite, and for a teacher's that are all zero.
     """
     if not features:
         raise ValueError("a mean of features needs at least one teacher")
     for i, f in enumerate(features):
         require.finite(f"features of teacher {i}", f)
-        if how.unit != "neither" and not bool(f.norm(dim=-1).all()):
-            raise require.NotFinite(f"features of teacher {i}: some are zero and point nowhere: have they collapsed?")
+        if how.unit != "neither" and not bool(f.any()):
+            raise require.NotFinite(f"features of teacher {i}: all are zero and point nowhere: have they collapsed?")
     return torch.stack([f if how.unit == "neither" else normalize(f, dim=-1) for f in features]).mean(0)
 
 

@@ -351,7 +351,7 @@ def test_nonsense_is_refused():
         made(model=lambda: nn.Sequential(nn.Linear(5, 9)))
     with pytest.raises(ValueError, match="at least one teacher"):
         mean_features([], FeatureDistillation())
-    with pytest.raises(require.NotFinite, match="features of teacher 1: some are zero"):
+    with pytest.raises(require.NotFinite, match="features of teacher 1: all are zero"):
         mean_features([torch.ones(2, 3), torch.zeros(2, 3)], FeatureDistillation())
     with pytest.raises(require.NotFinite, match="features of teacher 0: 1 of 6 numbers"):
         mean_features([torch.tensor([[1.0, 2, 3], [torch.inf, 1, 1]])], FeatureDistillation(unit="neither"))

@@ -232,7 +232,7 @@ def rank1(
     from fedlib import retrieval
 
     own = (query, query_ids, gallery, gallery_ids, query_cameras, gallery_cameras)
-    return retrieval.found_first(retrieval.ranked(*own)[0])
+    return retrieval.found_first(retrieval.ranked(*own))
 
 
 def mean_average_precision(
@@ -249,4 +249,4 @@ def mean_average_precision(
     from fedlib import retrieval
 
     own = (query, query_ids, gallery, gallery_ids, query_cameras, gallery_cameras)
-    return retrieval.average_precision(retrieval.ranked(*own)[0])
+    return retrieval.average_precision(retrieval.ranked(*own))

@@ -44,14 +44,15 @@ def ranked(
     gallery_ids: Tensor,
     query_cameras: Tensor | None = None,
     gallery_cameras: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Whether the entry at each place of a query's ranking is a match, and whether it counts: bool [Q, G] each.
+) -> Tensor:
+    """Whether the entry at each place of a query's ranking is a match that counts: bool [Q, G].
 
     The most similar entry stands first; what does not count stands at the end. ``query`` [Q, D] and ``gallery`` [G, D]
     are features, ids and cameras integers [Q] and [G]. Raises ValueError for shapes that do not fit, cameras of one
     side only, and a query without a match.
     """
-    q, g = unit("query", query), unit("gallery", gallery).to(query.device)
+    q = unit("query", query)
+    g = q if gallery is query else unit("gallery", gallery).to(q.device)
     if q.shape[1] != g.shape[1]:
         raise ValueError(f"query and gallery need features of one width, got {q.shape[1]} and {g.shape[1]}")
     for name, values, count in (("query_ids", query_ids, len(q)), ("gallery_ids", gallery_ids, len(g))):
@@ -69,10 +70,10 @@ def ranked(
             f"every query needs a match in the gallery{' of another camera' * (query_cameras is not None)}; "
             f"without one: query {', '.join(map(str, alone[:5]))}{', ...' * (len(alone) > 5)}"
         )
-    similarity = (q @ g.T).masked_fill(~counts, -torch.inf)
-    first = same.int().argsort(dim=1, stable=True)  # no match first, so that among equals a match stands last
-    order = first.gather(1, similarity.gather(1, first).argsort(dim=1, descending=True, stable=True))
-    return (same & counts).gather(1, order), counts.gather(1, order)
+    matches, similarity = same & counts, q @ g.T
+    behind = torch.nextafter(similarity, similarity.new_tensor(-torch.inf))  # among equals a match stands last
+    similarity = torch.where(matches, behind, similarity).masked_fill(~counts, -torch.inf)
+    return matches.gather(1, similarity.argsort(1, descending=True))
 
 
 def found_first(matches: Tensor) -> float:
@@ -93,7 +94,7 @@ def scores(
     query: Tensor, query_ids: Tensor, gallery: Tensor, gallery_ids: Tensor, *cameras: Tensor
 ) -> dict[str, float]:
     """``rank1`` and ``map`` of one ranking: :func:`found_first` and :func:`average_precision`, each in [0, 1]."""
-    matches, _ = ranked(query, query_ids, gallery, gallery_ids, *cameras)
+    matches = ranked(query, query_ids, gallery, gallery_ids, *cameras)
     return {"rank1": found_first(matches), "map": average_precision(matches)}
 
 

@@ -21,6 +21,7 @@ from fedlib.algorithms import (
     FedMD,
     FedNTD,
     FedOpt,
+    FedPAV,
     FedPer,
     FedProx,
     FedRep,
@@ -35,6 +36,7 @@ from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.executors import per_sample
+from fedlib.featuredistil import FeatureDistillation
 from fedlib.federation import Federation, Local
 from fedlib.losses import kd, proximal
 from fedlib.models import MLP, Pair, Twin
@@ -114,6 +116,9 @@ ALGORITHMS = {
     "PerFedAvg, hf": lambda: PerFedAvg(0.2, delta=1e-5),
     "PerFedAvg, exact": lambda: PerFedAvg(0.2, "exact"),
     "Scaffold": lambda: Scaffold(0.9),
+    "FedPAV": FedPAV,
+    "FedPAV, cosine": lambda: FedPAV("cosine"),
+    "FedPAV, taught": lambda: FedPAV(public=public(), distillation=FeatureDistillation(1.0, batch_size=6)),
     "FedPer": FedPer,
     "FedRep": FedRep,
     "LGFedAvg": LGFedAvg,

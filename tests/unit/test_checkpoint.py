@@ -77,6 +77,7 @@ MADE = {
     "FedDF": lambda: algorithms.FedDF(public(), Distillation(steps=3, batch_size=4)),
     "FedGKT": lambda: FedGKT(functools.partial(models.MLP, 7, (4,), 3)),
     "FedMD": lambda: algorithms.FedMD(public()),
+    "FedPAV, cosine": lambda: algorithms.FedPAV("cosine", public()),
     "nested memory": Nested,
     "own statistics": FedAvg,
 }

@@ -16,6 +16,7 @@ from fedlib.algorithms.fedgen import Teaching
 from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
+from fedlib.featuredistil import FeatureDistillation
 from fedlib.federation import Federation, Local, together, weighted_mean
 from fedlib.losses import reconstruction
 from fedlib.models import MLP
@@ -240,6 +241,12 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (Serving, "epochs"),
         (Teaching, "lr"),
         (Teaching, "steps"),
+        (FeatureDistillation, "share"),
+        (FeatureDistillation, "momentum"),
+        (FeatureDistillation, "weight_decay"),
+        (FeatureDistillation, "epochs"),
+        (FeatureDistillation, "batch_size"),
+        (FeatureDistillation, "every"),
         (Distillation, "lr"),
         (Distillation, "temperature"),
         (Calibration, "lr"),

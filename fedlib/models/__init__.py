@@ -22,7 +22,6 @@ _HOME = {
     "Net": "net",
     "Pair": "pair",
     "State": "net",
-    "Whole": "cut",
     "Twin": "twin",
 }
 

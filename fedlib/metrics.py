@@ -215,3 +215,38 @@ def cka_matrix(representations: Sequence[Tensor]) -> Tensor:
         grams.append((gram / gram.norm()).to(representations[0].device))
     unit = torch.stack(grams)
     return unit @ unit.T
+
+
+def rank1(
+    query: Tensor,
+    query_ids: Tensor,
+    gallery: Tensor,
+    gallery_ids: Tensor,
+    query_cameras: Tensor | None = None,
+    gallery_cameras: Tensor | None = None,
+) -> float:
+    """Share of the queries whose most similar entry of the gallery, by cosine, shows the same identity; in [0, 1].
+
+    Features [Q, D] and [G, D], ids and cameras [Q] and [G]; errors as :func:`fedlib.retrieval.ranked` has them.
+    """
+    from fedlib import retrieval
+
+    own = (query, query_ids, gallery, gallery_ids, query_cameras, gallery_cameras)
+    return retrieval.found_first(retrieval.ranked(*own))
+
+
+def mean_average_precision(
+    query: Tensor,
+    query_ids: Tensor,
+    gallery: Tensor,
+    gallery_ids: Tensor,
+    query_cameras: Tensor | None = None,
+    gallery_cameras: Tensor | None = None,
+) -> float:
+    """Mean over the queries of the average precision of their rankings of the gallery, by cosine; in [0, 1]. See
+    :func:`rank1`.
+    """
+    from fedlib import retrieval
+
+    own = (query, query_ids, gallery, gallery_ids, query_cameras, gallery_cameras)
+    return retrieval.average_precision(retrieval.ranked(*own))

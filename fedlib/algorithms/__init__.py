@@ -17,6 +17,7 @@ _HOME = {
     "FedMD": "fedmd",
     "FedNTD": "fedntd",
     "FedOpt": "fedopt",
+    "FedPAV": "fedpav",
     "FedPer": "fedper",
     "FedProx": "fedprox",
     "FedRep": "fedrep",

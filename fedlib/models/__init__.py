@@ -5,7 +5,9 @@ from typing import Any
 
 _HOME = {
     "Autoencoder": "autoencoder",
+    "Body": "cut",
     "Cnn1d": "cnn",
+    "Edge": "cut",
     "MLP": "mlp",
     "SmallCNN": "cnn",
     "McMahanCNN": "cnn",
@@ -16,6 +18,7 @@ _HOME = {
     "ResNet8": "resnet",
     "NormedCNN": "normed",
     "Projected": "projected",
+    "Reader": "reader",
     "Net": "net",
     "Pair": "pair",
     "State": "net",

@@ -294,6 +294,41 @@ class TestServerSteps(Planted):
             tests=("test_scaffold.py::test_the_servers_control_is_the_mean_of_all_clients_controls[samples]",),
             hook="Scaffold.aggregate",
         ),
+        Fault(
+            "fedgkt-answers-by-place",
+            "algorithms/fedgkt.py",
+            'memory["logits"][torch.cat([fed.split[k] for k in clients])] = answers',
+            'memory["logits"][: len(answers)] = answers',
+            "answers are kept by their place among what came, not by sample",
+            tests=(
+                "test_fedgkt.py::test_each_sample_meets_its_own_answer_in_whatever_order_batches_come",
+                "test_fedgkt.py::test_three_rounds_equal_a_derivation_by_hand[1.0-1.0-3.0]",
+            ),
+        ),
+        Fault(
+            "fedgkt-answers-are-not-counted",
+            "algorithms/fedgkt.py",
+            'fed.ledger.down[-1] += payload_bytes({"logits": answers})',
+            "",
+            "what the server answers costs nothing",
+            tests=("test_fedgkt.py::test_bytes_are_the_formula_both_ways[1.0-dtype0]",),
+        ),
+        Fault(
+            "fedgkt-server-forgets-its-moments",
+            "algorithms/fedgkt.py",
+            'adam: Memory = {m: clone(t) for m, t in memory["moments"].items()}',
+            "adam: Memory = {}",
+            "the server's optimiser starts afresh in each round",
+            tests=("test_fedgkt.py::test_three_rounds_equal_a_derivation_by_hand[1.0-1.0-3.0]",),
+        ),
+        Fault(
+            "fedgkt-server-answers-before-it-trains",
+            "algorithms/fedgkt.py",
+            'answers = self.net(fed).predict(memory["body"], features)',
+            'answers = self.net(fed).predict(fed.memory["body"], features)',
+            "clients are taught by the body of the round before",
+            tests=("test_fedgkt.py::test_answers_come_from_one_pass_in_evaluation_mode_after_the_last_step",),
+        ),
     )
 
 
@@ -582,6 +617,22 @@ class TestObjectives(Planted):
             "local steps follow g + c_k - c: drift is doubled instead of removed",
             tests=("test_scaffold.py::test_equals_algorithm_1_written_by_hand",),
             hook="Scaffold.objective",
+        ),
+        Fault(
+            "fedgkt-weights-exchanged",
+            "algorithms/fedgkt.py",
+            "weight = self.down * context.own",
+            "weight = self.up * context.own",
+            "the lesson down has the weight of the lesson up",
+            tests=("test_fedgkt.py::test_three_rounds_equal_a_derivation_by_hand[0.4-2.0-1.5]",),
+        ),
+        Fault(
+            "fedgkt-no-lesson-down",
+            "algorithms/fedgkt.py",
+            "if not self.down or not bool",
+            "if self.down or not bool",
+            "clients are never taught",
+            tests=("test_fedgkt.py::test_three_rounds_equal_a_derivation_by_hand[1.0-1.0-3.0]",),
         ),
     )
 
@@ -927,5 +978,29 @@ class TestStates(Planted):
             "a client's control stays at zero",
             tests=("test_scaffold.py::test_a_control_is_the_mean_gradient_of_the_clients_own_steps",),
             hook="Scaffold.upload",
+        ),
+        Fault(
+            "fedgkt-sends-what-a-classifier-says",
+            "algorithms/fedgkt.py",
+            '"logits": fed.net.predict(state, x), "labels"',
+            '"logits": fed.net.predict(fed.state, x), "labels"',
+            "the server is taught by the common start, not by the client",
+            tests=("test_fedgkt.py::test_three_rounds_equal_a_derivation_by_hand[1.0-1.0-3.0]",),
+        ),
+        Fault(
+            "fedgkt-one-edge-for-all",
+            "algorithms/fedgkt.py",
+            'fed.seed, "edge", client)',
+            'fed.seed, "edge")',
+            "edges of one's own are all alike",
+            tests=("test_fedgkt.py::test_edges_of_ones_own_are_drawn_for_each_client",),
+        ),
+        Fault(
+            "fedgkt-taught-before-an-answer",
+            "algorithms/fedgkt.py",
+            'return {"taught": fed.memory["taught"][client]}',
+            'return {"taught": fed.memory["taught"].max()}',
+            "a client that the server has not answered learns from zeros",
+            tests=("test_fedgkt.py::test_a_client_that_was_never_answered_learns_from_labels_alone",),
         ),
     )

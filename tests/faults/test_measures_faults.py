@@ -177,6 +177,30 @@ class TestMeasures(Planted):
             "the variance of a mixture lacks that of its means",
             tests=("test_normalisation.py::test_mixture_is_what_pooled_data_have",),
         ),
+        Fault(
+            "flops-of-two-samples",
+            "flops.py",
+            "cross_entropy(own(x[:1]), torch.zeros(1, dtype",
+            "cross_entropy(own(x[:1].repeat(2, *[1] * (x.ndim - 1))), torch.zeros(2, dtype",
+            "a training step is counted for two samples",
+            tests=("test_flops.py::test_a_linear_network_costs_what_its_matrices_say",),
+        ),
+        Fault(
+            "explained-without-the-mean",
+            "inversion.py",
+            "spread = float((images - images.mean(0)).square().sum())",
+            "spread = float(images.square().sum())",
+            "a guess is compared with a black image, not with the mean image",
+            tests=("test_inversion.py::test_explained_variance_by_hand",),
+        ),
+        Fault(
+            "inversion-of-a-mean-of-images",
+            "inversion.py",
+            "torch.autograd.grad(gaps.sum(), leaf)",
+            "torch.autograd.grad(gaps.sum().sqrt(), leaf)",
+            "how an image is found depends on the others beside it",
+            tests=("test_inversion.py::test_each_image_is_found_by_itself",),
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from fedlib.algorithms import (
     FedMD,
     FedNTD,
     FedOpt,
+    FedPAV,
     FedPer,
     FedProx,
     FedRep,
@@ -31,9 +32,11 @@ from fedlib.algorithms import (
     Scaffold,
 )
 from fedlib.algorithms.fedgen import Teaching
+from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.executors import per_sample
+from fedlib.featuredistil import FeatureDistillation
 from fedlib.federation import Federation, Local
 from fedlib.losses import kd, proximal
 from fedlib.models import MLP, Pair, Twin
@@ -82,6 +85,7 @@ class Paired(FedKD):
     """FedKD, for which :func:`federation` makes a pair out of two of the network that is asked for."""
 
 
+BODY = partial(MLP, 6, (5,), 3)  # reads the features of the networks above
 class Twinned(Ditto):
     """Ditto, for which :func:`federation` makes two of the network that is asked for."""
 
@@ -101,6 +105,7 @@ ALGORITHMS = {
     "FedMD, kl": lambda: FedMD(public(), digest_epochs=2),
     "FedMD, mae": lambda: FedMD(public(), digest="mae"),
     "FedGen": lambda: FedGen(1.0, 0.5, teaching=Teaching(steps=3, batch_size=6, noise_size=4, hidden=8), draws=12),
+    "FedGKT": lambda: FedGKT(BODY, 0.7, 0.8, 2.0, Serving(2, 16, 0.01)),
     "FedHN": lambda: FedHN(("head.*",), 0.03, 0.1, width=7, depth=2),
     "FedKD": lambda: Paired(0.8, rounds=2),
     "FedLSD": lambda: FedLSD(0.5, 2.0),
@@ -111,6 +116,9 @@ ALGORITHMS = {
     "PerFedAvg, hf": lambda: PerFedAvg(0.2, delta=1e-5),
     "PerFedAvg, exact": lambda: PerFedAvg(0.2, "exact"),
     "Scaffold": lambda: Scaffold(0.9),
+    "FedPAV": FedPAV,
+    "FedPAV, cosine": lambda: FedPAV("cosine"),
+    "FedPAV, taught": lambda: FedPAV(public=public(), distillation=FeatureDistillation(1.0, batch_size=6)),
     "FedPer": FedPer,
     "FedRep": FedRep,
     "LGFedAvg": LGFedAvg,

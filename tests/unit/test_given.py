@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from torch import nn
 from fedlib import algorithms, require, rng
 from fedlib.algorithms import FedAvg
 from fedlib.algorithms.fedgen import Teaching
+from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
+from fedlib.featuredistil import FeatureDistillation
 from fedlib.federation import Federation, Local, together, weighted_mean
 from fedlib.losses import reconstruction
 from fedlib.models import MLP
@@ -201,6 +204,9 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (algorithms.FedProx, "mu"),
         (algorithms.Moon, "mu"),
         (algorithms.Moon, "temperature"),
+        (partial(FedGKT, small), "up"),
+        (partial(FedGKT, small), "down"),
+        (partial(FedGKT, small), "temperature"),
         (algorithms.Ditto, "mu"),
         (algorithms.FedHN, "lr"),
         (algorithms.FedHN, "embedding_lr"),
@@ -231,8 +237,16 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (algorithms.FedRep, "base_epochs"),
         (algorithms.PerFedAvg, "alpha"),
         (algorithms.PerFedAvg, "delta"),
+        (Serving, "lr"),
+        (Serving, "epochs"),
         (Teaching, "lr"),
         (Teaching, "steps"),
+        (FeatureDistillation, "share"),
+        (FeatureDistillation, "momentum"),
+        (FeatureDistillation, "weight_decay"),
+        (FeatureDistillation, "epochs"),
+        (FeatureDistillation, "batch_size"),
+        (FeatureDistillation, "every"),
         (Distillation, "lr"),
         (Distillation, "temperature"),
         (Calibration, "lr"),

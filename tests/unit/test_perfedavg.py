@@ -12,7 +12,17 @@ from torch.func import functional_call, grad, hessian
 
 from fedlib import rng
 from fedlib.algorithms import FedAvg, PerFedAvg
-from fedlib.algorithms.perfedavg import VARIANTS, companions, curvature, difference, meta_gradient, moved, norm, slope
+from fedlib.algorithms.perfedavg import (
+    VARIANTS,
+    Updated,
+    companions,
+    curvature,
+    difference,
+    meta_gradient,
+    moved,
+    norm,
+    slope,
+)
 from fedlib.federation import Local
 from fedlib.ledger import payload_bytes
 from fedlib.losses import cross_entropy
@@ -305,6 +315,12 @@ def test_the_loss_of_a_round_is_that_after_the_step():
     after = {n: w[n] - 0.4 * before[n] for n in w}
     fed.run(1)
     assert fed.history[0]["loss"] == pytest.approx(float(network_loss(module, fed.x, fed.y, after)), abs=1e-9)
+
+
+def test_fedavg_with_an_update_trains_as_fedavg_does():
+    same(everything(play(Updated(0.3))), everything(play(FedAvg())))
+    with pytest.raises(ValueError, match="alpha must be a finite number >= 0"):
+        Updated(math.nan)
 
 
 # --- nonsense -----------------------------------------------------------------------------------------------

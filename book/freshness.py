@@ -34,9 +34,13 @@ def digest(content: Any) -> str:
 
 
 def _tree(node: Any) -> Any:
-    """A syntax tree as lists, the same under every Python: those differ in empty fields, which are left out."""
+    """A syntax tree as lists, the same under every Python: those differ in empty fields, and in empty pieces of
+    f-strings, which are left out.
+    """
     if isinstance(node, ast.AST):
         fields = [(name, _tree(value)) for name, value in ast.iter_fields(node)]
+        if isinstance(node, ast.JoinedStr):
+            fields = [("values", [_tree(v) for v in node.values if getattr(v, "value", None) != ""])]
         return [type(node).__name__, [f for f in fields if f[1] not in (None, []) and f[0] != "kind"]]
     if isinstance(node, list):
         return [_tree(item) for item in node]

@@ -97,6 +97,23 @@ def reconstruction(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).square().mean((-2, -1))
 
 
+def dice(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+    """Dice loss of masks: 1 - (2 sum p t + s) / (sum p + sum t + s) with p = sigmoid(logits), mean over the batch.
+
+    Logits and target [..., B, H, W], target in [0, 1] (Milletari, Navab and Ahmadi 2016, section 3, with plain in place
+    of squared sums). It lies in [0, 1), is 0 for a perfect mask, and is as ``smooth`` -> 0 one minus the share of
+    overlap. Raises ValueError for shapes that differ, ``smooth`` <= 0, or a target outside [0, 1].
+    """
+    require.real("smooth", smooth, above=0)
+    if logits.shape != target.shape or logits.ndim < 3:
+        raise ValueError(f"masks [B, H, W] of one shape are needed, got {list(logits.shape)} and {list(target.shape)}")
+    if not bool(((target >= 0) & (target <= 1)).all()):
+        raise ValueError("target: a mask has shares in [0, 1]")
+    p, both = logits.sigmoid(), (-2, -1)
+    overlap = 2 * (p * target).sum(both) + smooth
+    return (1 - overlap / (p.sum(both) + target.sum(both) + smooth)).mean(-1)
+
+
 def model_contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperature: float = 0.5) -> Tensor:
     """Model-contrastive loss of representations [B, D] of the same inputs, mean over the batch.
 

@@ -5,11 +5,13 @@ from typing import Any
 
 _HOME = {
     "CCVR": "ccvr",
+    "Ditto": "ditto",
     "FedAvg": "fedavg",
     "FedAvgM": "fedavgm",
     "FedBN": "fedbn",
     "FedDF": "feddf",
     "FedGen": "fedgen",
+    "FedHN": "fedhn",
     "FedKD": "fedkd",
     "FedLSD": "fedlsd",
     "FedMD": "fedmd",
@@ -22,6 +24,7 @@ _HOME = {
     "LGFedAvg": "lgfedavg",
     "LocalOnly": "localonly",
     "Moon": "moon",
+    "PerFedAvg": "perfedavg",
     "Scaffold": "scaffold",
 }
 

@@ -19,6 +19,7 @@ _HOME = {
 _MODULES = (
     "augment",
     "bagofwords",
+    "corpus",
     "dataset",
     "digits",
     "domains",

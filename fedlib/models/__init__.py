@@ -5,19 +5,24 @@ from typing import Any
 
 _HOME = {
     "Autoencoder": "autoencoder",
+    "Body": "cut",
     "Cnn1d": "cnn",
+    "Edge": "cut",
     "MLP": "mlp",
     "SmallCNN": "cnn",
     "McMahanCNN": "cnn",
     "Generator": "generator",
+    "Hypernetwork": "hyper",
     "LeNet5": "cnn",
     "ResNet": "resnet",
     "ResNet8": "resnet",
     "NormedCNN": "normed",
     "Projected": "projected",
+    "Reader": "reader",
     "Net": "net",
     "Pair": "pair",
     "State": "net",
+    "Twin": "twin",
 }
 
 

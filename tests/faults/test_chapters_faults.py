@@ -104,6 +104,22 @@ class TestPersonal(PlantedUnderChapters):
             chapter="fedper",
         ),
         Fault(
+            "perfedavg-uphill-in-its-chapter",
+            "algorithms/perfedavg.py",
+            "moved(weights, slope(inner, weights)[1], -alpha)",
+            "moved(weights, slope(inner, weights)[1], alpha)",
+            "the step that a client trains for goes uphill",
+            chapter="per-fedavg",
+        ),
+        Fault(
+            "fedhn-forgets-private-classifiers-in-its-chapter",
+            "algorithms/fedhn.py",
+            "{n: t.clone() for n, t in state.items() if n not in emitted}",
+            "{}",
+            "private classifiers are trained and thrown away",
+            chapter="pfedhn",
+        ),
+        Fault(
             "gradient-dropping-ties-are-sent",
             "compress.py",
             "keep = size > threshold(size, rate, sample)",
@@ -133,6 +149,14 @@ class TestFusion(PlantedUnderChapters):
             "math.cos(2 * math.pi * step / self.steps)",
             "the learning rate comes back up at the end",
             chapter="feddf",
+        ),
+        Fault(
+            "fedgkt-server-starts-afresh-in-its-chapter",
+            "algorithms/fedgkt.py",
+            'state = clone(memory["body"])',
+            "state = net.initial()",
+            "the server forgets in each round what it has learnt",
+            chapter="fedgkt",
         ),
         Fault(
             "fedgen-prior-of-clients-in-its-chapter",

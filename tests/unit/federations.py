@@ -9,11 +9,13 @@ from torch import nn
 
 from fedlib.algorithms import (
     CCVR,
+    Ditto,
     FedAvg,
     FedAvgM,
     FedBN,
     FedDF,
     FedGen,
+    FedHN,
     FedKD,
     FedLSD,
     FedMD,
@@ -26,16 +28,18 @@ from fedlib.algorithms import (
     LGFedAvg,
     LocalOnly,
     Moon,
+    PerFedAvg,
     Scaffold,
 )
 from fedlib.algorithms.fedgen import Teaching
+from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.executors import per_sample
 from fedlib.featuredistil import FeatureDistillation
 from fedlib.federation import Federation, Local
 from fedlib.losses import kd, proximal
-from fedlib.models import MLP, Pair
+from fedlib.models import MLP, Pair, Twin
 
 FLOAT = torch.float64
 UNEVEN = (3, 7, 8, 13, 20, 4)  # with batches of 8: smaller than a batch, one batch, one with a rest
@@ -81,12 +85,18 @@ class Paired(FedKD):
     """FedKD, for which :func:`federation` makes a pair out of two of the network that is asked for."""
 
 
+BODY = partial(MLP, 6, (5,), 3)  # reads the features of the networks above
+class Twinned(Ditto):
+    """Ditto, for which :func:`federation` makes two of the network that is asked for."""
+
+
 def public():
     return torch.randn(12, 5, generator=torch.Generator().manual_seed(9), dtype=FLOAT)
 
 
 ALGORITHMS = {
     "CCVR": lambda: CCVR(FedProx(0.3), Calibration(samples=20, steps=5), rounds=2),
+    "Ditto": lambda: Twinned(0.3),
     "FedAvg": FedAvg,
     "FedProx": lambda: FedProx(0.3),
     "FedAvgM": lambda: FedAvgM(0.9, 0.7),
@@ -95,11 +105,16 @@ ALGORITHMS = {
     "FedMD, kl": lambda: FedMD(public(), digest_epochs=2),
     "FedMD, mae": lambda: FedMD(public(), digest="mae"),
     "FedGen": lambda: FedGen(1.0, 0.5, teaching=Teaching(steps=3, batch_size=6, noise_size=4, hidden=8), draws=12),
+    "FedGKT": lambda: FedGKT(BODY, 0.7, 0.8, 2.0, Serving(2, 16, 0.01)),
+    "FedHN": lambda: FedHN(("head.*",), 0.03, 0.1, width=7, depth=2),
     "FedKD": lambda: Paired(0.8, rounds=2),
     "FedLSD": lambda: FedLSD(0.5, 2.0),
     "FedNTD": lambda: FedNTD(1.0, 1.5),
     "FedOpt": lambda: FedOpt("yogi", 0.05),
     "Moon": lambda: Moon(1.0, 0.7),
+    "PerFedAvg, fo": lambda: PerFedAvg(0.2, "fo"),
+    "PerFedAvg, hf": lambda: PerFedAvg(0.2, delta=1e-5),
+    "PerFedAvg, exact": lambda: PerFedAvg(0.2, "exact"),
     "Scaffold": lambda: Scaffold(0.9),
     "FedPAV": FedPAV,
     "FedPAV, cosine": lambda: FedPAV("cosine"),
@@ -126,6 +141,7 @@ def federation(algorithm=None, *, model=small, sizes=UNEVEN, shape=(5,), data=No
     settings = {"participation": 0.6, "seed": 3, "dtype": FLOAT, "device": "cpu", "executor": "sequential"} | options
     local = local or Local(epochs=2, batch_size=8, lr=0.1)
     model = partial(Pair, model, model) if isinstance(algorithm, Paired) else model
+    model = partial(Twin, model) if isinstance(algorithm, Twinned) else model
     return Federation(model, x, y, split, algorithm or FedAvg(), local=local, **settings)
 
 

@@ -25,6 +25,7 @@ from torch import nn
 
 from fedlib import algorithms, checkpoint, identity, models, observe, packing, partition, rng
 from fedlib.algorithms import FedAvg, FedAvgM
+from fedlib.algorithms.fedgkt import FedGKT
 from fedlib.data import Dataset
 from fedlib.distill import Distillation
 from fedlib.executors import Diverged, per_sample
@@ -74,6 +75,7 @@ def public():
 # Algorithms that cannot be made without arguments; every other one of fedlib.algorithms is found by name.
 MADE = {
     "FedDF": lambda: algorithms.FedDF(public(), Distillation(steps=3, batch_size=4)),
+    "FedGKT": lambda: FedGKT(functools.partial(models.MLP, 7, (4,), 3)),
     "FedMD": lambda: algorithms.FedMD(public()),
     "FedPAV, cosine": lambda: algorithms.FedPAV("cosine", public()),
     "nested memory": Nested,
@@ -99,6 +101,8 @@ def federation(name="FedAvg", seed=3, hidden=(7,), algorithm=None, clients=6, mo
         y[[0, 1]] = y[[1, 0]] if y[0] != y[1] else (y[[0, 1]] + 1) % 3
     if name == "FedKD":
         options |= {"model": lambda: models.Pair(lambda: models.MLP(5, hidden, 3), lambda: models.MLP(5, (4,), 3))}
+    if name == "Ditto":
+        options |= {"model": lambda: models.Twin(lambda: models.MLP(5, hidden, 3))}
     if name == "own statistics":
         options |= {"model": Normed, "buffers": "local"}
     options = {

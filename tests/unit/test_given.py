@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from fedlib import algorithms, require, rng
 from fedlib.algorithms import FedAvg
 from fedlib.algorithms.fedgen import Teaching
+from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.featuredistil import FeatureDistillation
@@ -202,6 +204,18 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (algorithms.FedProx, "mu"),
         (algorithms.Moon, "mu"),
         (algorithms.Moon, "temperature"),
+        (partial(FedGKT, small), "up"),
+        (partial(FedGKT, small), "down"),
+        (partial(FedGKT, small), "temperature"),
+        (algorithms.Ditto, "mu"),
+        (algorithms.FedHN, "lr"),
+        (algorithms.FedHN, "embedding_lr"),
+        (algorithms.FedHN, "momentum"),
+        (algorithms.FedHN, "weight_decay"),
+        (algorithms.FedHN, "clip"),
+        (algorithms.FedHN, "size"),
+        (algorithms.FedHN, "width"),
+        (algorithms.FedHN, "depth"),
         (algorithms.FedKD, "distil"),
         (algorithms.FedKD, "hidden"),
         (algorithms.FedKD, "least"),
@@ -221,6 +235,10 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (algorithms.FedGen, "extra"),
         (algorithms.FedGen, "draws"),
         (algorithms.FedRep, "base_epochs"),
+        (algorithms.PerFedAvg, "alpha"),
+        (algorithms.PerFedAvg, "delta"),
+        (Serving, "lr"),
+        (Serving, "epochs"),
         (Teaching, "lr"),
         (Teaching, "steps"),
         (FeatureDistillation, "share"),

@@ -1,0 +1,110 @@
+"""An encoder that answers with a word: what it is asked, and a prompt before it, come as words, images or vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from fedlib.models.transformer import Block
+
+
+class Reader(nn.Module):
+    """Words [B, L], maybe rows of pixels [B, R, pixels] behind them -> logits over the words, [B, words].
+
+    Word 0 is padding: nobody looks at it. Word ``ask`` stands where an answer is wanted; the logits are read there, by
+    an output layer of its own (not tied to the embeddings, so that new vectors at the input change no answer's row).
+    ``length``: so many of the first words have places; the order of those behind, or of all where it is 0, does not
+    count. ``image`` = (R, pixels): rows have places always. A prompt has no places: its order does not count. With
+    ``places`` [B, K] there are several answers for each text, [B, K, words].
+
+    What goes before the embedded input: ``prompt`` [p, width], or [B, p, width] with one for each text; and
+    ``prefix`` [layers, p, width], which every block finds anew in the p places before its input. Raises ValueError for
+    a width that is no multiple of ``heads``, for texts shorter than ``length``, and for vectors of another shape.
+    """
+
+    def __init__(
+        self,
+        words: int,
+        ask: int,
+        width: int,
+        heads: int = 4,
+        layers: int = 2,
+        length: int = 0,
+        image: tuple[int, int] | None = None,
+    ):
+        super().__init__()
+        if not 0 < ask < words:
+            raise ValueError(f"ask: the word that asks has a number from 1 to {words - 1}, not {ask}")
+        self.ask, self.length = ask, length
+        self.word = nn.Embedding(words, width)
+        self.place = nn.Embedding(length, width) if length else None
+        rows, pixels = image or (0, 0)
+        self.row = nn.Linear(pixels, width) if image else None
+        self.height = nn.Embedding(rows, width) if image else None
+        for table in (self.word, self.place, self.height):
+            if table is not None:  # as large as what blocks add to it, as in Transformer
+                nn.init.normal_(table.weight, std=0.1)
+        self.blocks = nn.ModuleList(Block(width, heads, 2 * width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, words)
+
+    def embed(self, words: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The input as vectors [B, L + R, width], and which of them are no padding, [B, L + R]."""
+        h, seen = self.word(words), words != 0
+        if self.place is not None:
+            if words.shape[-1] < self.length:
+                raise ValueError(
+                    f"texts of {words.shape[-1]} words, padding included; all {self.length} places are needed"
+                )
+            h = h + pad(self.place.weight, (0, 0, 0, words.shape[-1] - self.length))
+        if self.row is not None and self.height is not None:
+            if rows is None:
+                raise ValueError("rows: this reader expects an image behind the words, and there is none")
+            image = self.row(rows) + self.height(torch.arange(rows.shape[-2], device=rows.device))
+            h, seen = torch.cat([h, image], -2), torch.cat([seen, torch.ones_like(rows[..., 0], dtype=torch.bool)], -1)
+        return h, seen
+
+    def hidden(self, h: Tensor, seen: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """What the blocks make of embedded inputs [B, L, width]; prefixes are not part of what comes out."""
+        if prefix is None:
+            for block in self.blocks:
+                h, _ = block(h, seen)
+            return self.norm(h)
+        if prefix.shape[0] != len(self.blocks):
+            raise ValueError(f"a prefix for {prefix.shape[0]} blocks; the network has {len(self.blocks)}")
+        for block, own in zip(self.blocks, prefix, strict=True):
+            both, there = prepend(own, h, seen)
+            h = block(both, there)[0][..., own.shape[-2] :, :]
+        return self.norm(h)
+
+    def forward(
+        self,
+        words: Tensor,
+        rows: Tensor | None = None,
+        prompt: Tensor | None = None,
+        prefix: Tensor | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        at = (words == self.ask).to(torch.int8).argmax(-1, keepdim=True) if places is None else places
+        h, seen = self.embed(words, rows)
+        if prompt is not None:
+            h, seen = prepend(prompt, h, seen)
+            at = at + prompt.shape[-2]
+        h = self.hidden(h, seen, prefix)
+        z = self.head(h.gather(-2, at[..., None].expand(*at.shape, h.shape[-1])))
+        return z.squeeze(-2) if places is None else z
+
+
+def prepend(prompt: Tensor, h: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """[P; X]: the prompt [p, D] or [B, p, D] before embedded inputs [B, L, D], and a mask that shows it to all.
+
+    What was hidden as padding stays hidden. Raises ValueError for a prompt of another width or number.
+    """
+    if prompt.ndim not in (2, 3) or prompt.shape[-1] != h.shape[-1] or (prompt.ndim == 3 and len(prompt) != len(h)):
+        raise ValueError(
+            f"prompt: expected [p, {h.shape[-1]}], or one for each of {len(h)} texts; got {list(prompt.shape)}"
+        )
+    prompt = prompt.expand(h.shape[0], *prompt.shape[-2:])
+    shown = seen[:, :1].new_ones(()).expand(h.shape[0], prompt.shape[-2])
+    return torch.cat([prompt, h], -2), torch.cat([shown, seen], -1)

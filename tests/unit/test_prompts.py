@@ -1,0 +1,377 @@
+"""Soft prompts: what stands before the input, how prompts begin and vote, and that what is frozen stays so."""
+
+import copy
+from collections import Counter
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fedlib import frozen, prompts, rng
+from fedlib.frozen import Batch
+from fedlib.models import Reader
+from fedlib.models.reader import prepend
+from fedlib.models.transformer import Transformer
+
+FLOAT = torch.float64
+WORDS, ASK, WIDTH = 12, 11, 8
+
+
+def reader(seed=0, **options):
+    given = {"heads": 2, "layers": 2} | options
+    return rng.build(lambda: Reader(WORDS, ASK, WIDTH, **given), seed, "init").to(FLOAT)
+
+
+def texts(n=5, length=4, seed=0):
+    """Words and, at the end of each, the one that asks."""
+    words = torch.randint(1, ASK, (n, length), generator=rng.stream(seed, "texts"))
+    return torch.cat([words, torch.full((n, 1), ASK)], 1)
+
+
+def prompt(count=3, seed=1):
+    return prompts.uniform(count, WIDTH, rng.stream(seed, "prompt"))
+
+
+def close(a, b, atol=1e-12):
+    torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+
+# The reader
+
+
+def test_the_reader_computes_what_the_transformer_computes():
+    """With an input of which all places ask alike, its hidden states are those of the encoder of FedKD."""
+    one, other = reader(length=5), Transformer(WORDS, 5, WORDS, WIDTH, 2, 2).to(FLOAT)
+    state = one.state_dict()
+    other.load_state_dict({n: t for n, t in state.items() if n in other.state_dict()})
+    words = texts()
+    pooled = other(words, features=True)
+    close(one.hidden(*one.embed(words)).mean(1), pooled)
+
+
+def test_no_prompt_is_the_frozen_model():
+    net, words = reader(), texts()
+    assert torch.equal(net(words, prompt=prompt(0)), net(words))
+    assert torch.equal(net(words, prefix=torch.zeros(2, 0, WIDTH, dtype=FLOAT)), net(words))
+
+
+def test_the_embeddings_of_words_are_the_words():
+    """A hard prompt, and the same as vectors: written before the text, which has no places, they are one."""
+    net, words = reader(), texts()
+    hard = [3, 7, 7, 1]
+    longer = torch.cat([torch.tensor(hard).expand(len(words), -1), words], 1)
+    close(net(words, prompt=prompts.written(hard, net.word.weight)), net(longer))
+
+
+def test_a_prompt_moves_no_place_of_the_text():
+    net, words = reader(length=5), texts()
+    h, seen = net.embed(words)
+    both, there = prepend(prompt(), h, seen)
+    assert torch.equal(both[:, 3:], h)
+    assert bool(there[:, :3].all())
+    turned = prompt()[[2, 0, 1]]
+    close(net(words, prompt=turned), net(words, prompt=prompt()))  # nor has it places of its own
+
+
+def test_words_behind_the_places_have_no_order():
+    net, words = reader(length=2), texts()
+    close(net(words[:, [0, 1, 3, 2, 4]]), net(words))
+    assert float((net(words[:, [1, 0, 2, 3, 4]]) - net(words)).abs().max().detach()) > 1e-3
+
+
+def test_padding_stays_hidden_behind_a_prompt():
+    net, words = reader(length=5), texts()
+    longer = F.pad(words, (0, 3))
+    close(net(longer, prompt=prompt()), net(words, prompt=prompt()))
+    table = net.word.weight.detach().clone()
+    net.word.weight.data[0] += 5.0  # whatever stands there
+    close(net(longer, prompt=prompt()), net(words, prompt=prompt()))
+    assert not torch.equal(table, net.word.weight)
+
+
+def test_the_answer_is_read_where_the_text_asks():
+    net, words = reader(), texts()
+    everywhere = net.head(net.hidden(*net.embed(words)))
+    close(net(words), everywhere[:, -1])
+    places = torch.tensor([[0, 2]]).expand(5, -1)
+    close(net(words, places=places), everywhere[:, [0, 2]])
+    close(net(words, prompt=prompt(), places=places)[:, 1], net(words, prompt=prompt(), places=places[:, 1:])[:, 0])
+    changed = words.clone()
+    changed[:, 0] = ASK  # of two that ask, the first
+    close(net(changed), net.head(net.hidden(*net.embed(changed)))[:, 0])
+
+
+def test_images_stand_behind_the_words_and_have_places():
+    net, words = reader(image=(4, 6)), texts()
+    rows = torch.randn(5, 4, 6, generator=rng.stream(0, "rows"), dtype=FLOAT)
+    z = net(words, rows)
+    close(net(words.flip(1), rows), z)  # words without places have no order
+    assert float((net(words, rows.flip(1)) - z).abs().max().detach()) > 1e-3
+    with pytest.raises(ValueError, match="rows: this reader expects an image"):
+        net(words)
+
+
+def test_one_layer_of_prefix_is_a_prompt_and_deeper_ones_are_more():
+    words, p = texts(), prompt()
+    one = reader(layers=1)
+    close(one(words, prefix=p[None]), one(words, prompt=p))
+    two = reader()
+    assert float((two(words, prefix=torch.stack([p, p])) - two(words, prompt=p)).abs().max().detach()) > 1e-3
+    states = two.blocks[0](*prepend(p, *two.embed(words)))[0][0, :3]  # what the prompt becomes, for one text
+    close(two(words[:1], prefix=torch.stack([p, states])), two(words[:1], prompt=p))
+
+
+def test_readers_refuse_nonsense():
+    with pytest.raises(ValueError, match="ask: the word that asks"):
+        Reader(WORDS, 0, WIDTH)
+    with pytest.raises(ValueError, match="ask: the word that asks"):
+        Reader(WORDS, WORDS, WIDTH)
+    with pytest.raises(ValueError, match="cannot be shared out"):
+        Reader(WORDS, ASK, WIDTH, heads=3)
+    net = reader(length=6)
+    with pytest.raises(ValueError, match="texts of 5 words, padding included; all 6 places are needed"):
+        net(texts())
+    for wrong in (torch.zeros(WIDTH), torch.zeros(3, WIDTH + 1), torch.zeros(2, 3, WIDTH)):
+        with pytest.raises(ValueError, match="prompt: expected"):
+            reader()(texts(), prompt=wrong.to(FLOAT))
+    with pytest.raises(ValueError, match="a prefix for 3 blocks"):
+        reader()(texts(), prefix=torch.zeros(3, 2, WIDTH, dtype=FLOAT))
+
+
+# How prompts begin
+
+
+def test_a_random_prompt_is_uniform():
+    p = prompts.uniform(4000, 4, rng.stream(0, "u"))
+    assert p.dtype == FLOAT
+    assert float(p.abs().max()) <= 0.5
+    close(p.mean(), torch.tensor(0.0, dtype=FLOAT), 0.02)
+    close(p.square().mean(), torch.tensor(1 / 12, dtype=FLOAT), 0.005)
+
+
+def test_words_are_drawn_without_putting_back_from_the_frequent_ones():
+    table = torch.arange(20.0)[:, None].expand(-1, 3)
+    among = range(5, 12)
+    for seed in range(20):
+        rows = prompts.sampled(7, table, among, rng.stream(seed, "s"))[:, 0].tolist()
+        assert sorted(rows) == [float(n) for n in among]
+    first = Counter(int(prompts.sampled(1, table, among, rng.stream(s, "s"))[0, 0]) for s in range(700))
+    assert set(first) == set(among)
+    assert min(first.values()) > 60
+
+
+def test_labels_stand_first_and_the_mean_of_their_words_counts():
+    table = torch.randn(10, 3, dtype=FLOAT, generator=rng.stream(0, "t"))
+    p = prompts.labelled(3, table, [[3], [5, 7]], [1], rng.stream(0, "l"))
+    close(p, torch.stack([table[3], (table[5] + table[7]) / 2, table[1]]))
+    assert not p.requires_grad
+
+
+def test_labels_never_fall_away_unseen():
+    table = torch.randn(10, 3)
+    with pytest.raises(ValueError, match="no room for the labels of 3 classes"):
+        prompts.labelled(2, table, [[1], [2], [3]], range(10), rng.stream(0, "l"))
+    for empty in ([], [[1], []]):
+        with pytest.raises(ValueError, match="labels: each class needs at least one word"):
+            prompts.labelled(5, table, empty, range(10), rng.stream(0, "l"))
+
+
+def test_beginnings_refuse_nonsense():
+    table, draws = torch.randn(10, 3), rng.stream(0, "n")
+    with pytest.raises(ValueError, match="among: 4 different words are to be drawn, from 3"):
+        prompts.sampled(4, table, range(3), draws)
+    for wrong in ([10], [-1]):
+        with pytest.raises(ValueError, match="have numbers from 0 to 9"):
+            prompts.written(wrong, table)
+        with pytest.raises(ValueError, match="labels: words have numbers"):
+            prompts.labelled(2, table, [wrong, [1]], range(10), draws)
+    with pytest.raises(ValueError, match="table: expected finite embeddings"):
+        prompts.written([1], table * float("nan"))
+    with pytest.raises(ValueError, match="table: expected finite embeddings"):
+        prompts.written([1], table[0])
+    for count in (-1, 1.5, None):
+        with pytest.raises(ValueError, match="count must be a whole number"):
+            prompts.uniform(count, 3, draws)
+        with pytest.raises(ValueError, match="count must be a whole number"):
+            prompts.sampled(count, table, range(9), draws)
+    with pytest.raises(ValueError, match="reach must be"):
+        prompts.uniform(2, 3, draws, reach=float("nan"))
+
+
+# Several prompts
+
+
+def test_a_batch_of_copies_is_as_many_passes():
+    net, words = reader(image=(4, 6)), texts()
+    rows = torch.randn(5, 4, 6, generator=rng.stream(0, "rows"), dtype=FLOAT)
+    several = torch.stack([prompt(3, seed) for seed in range(4)])
+    together = prompts.ensemble(net, several, words, rows)
+    close(together, torch.stack([net(words, rows, prompt=p) for p in several]))
+    plain = reader()
+    close(prompts.ensemble(plain, several, words), torch.stack([plain(words, prompt=p) for p in several]))
+    with pytest.raises(ValueError, match="prompts: expected at least one"):
+        prompts.ensemble(plain, several[:0], words)
+
+
+def test_the_majority_wins_and_a_tie_goes_to_the_first_prompt():
+    answers = torch.tensor([[1, 5, 2, 4], [3, 6, 2, 4], [3, 5, 9, 4], [1, 6, 8, 7]])
+    assert prompts.vote(answers).tolist() == [1, 5, 2, 4]
+    assert prompts.vote(answers[[1, 2, 0]]).tolist() == [3, 5, 2, 4]
+    assert prompts.vote(answers[:1]).tolist() == answers[0].tolist()
+    for wrong in (answers[:0], answers.double(), torch.tensor(3)):
+        with pytest.raises(ValueError, match="answers: expected whole numbers"):
+            prompts.vote(wrong)
+
+
+# Training beside frozen weights
+
+
+def batches(steps=6, many=3, size=4):
+    draws = rng.stream(0, "batches")
+    for _ in range(steps):
+        words = torch.randint(1, ASK, (many, size, 4), generator=draws)
+        words[..., -1] = ASK
+        yield Batch(words, torch.randint(1, ASK, (many, size), generator=draws))
+
+
+def stacked(many=3):
+    return frozen.stack([reader(seed) for seed in range(many)])
+
+
+def test_each_network_of_a_stack_answers_as_it_does_alone():
+    words = torch.stack([texts(seed=s) for s in range(3)])
+    before = torch.stack([prompt(2, s) for s in range(3)])
+    z = frozen.answers(reader(), stacked(), words, prompt=before)
+    close(z, torch.stack([reader(s)(words[s], prompt=before[s]) for s in range(3)]))
+
+
+def test_batches_of_several_networks_are_put_beside_one_another():
+    words, right, rows = texts(), torch.arange(5), torch.ones(5, 2, 3)
+    (both,) = frozen.beside([[Batch(words, right, rows)], [Batch(words + 0, right + 5, 2 * rows)]])
+    assert torch.equal(both.words, torch.stack([words, words]))
+    assert both.right.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert torch.equal(both.rows[1], 2 * rows)
+    assert both.places is None
+    with pytest.raises(ValueError, match="rows: the batches of some networks have it"):
+        list(frozen.beside([[Batch(words, right, rows)], [Batch(words, right)]]))
+    with pytest.raises(ValueError, match="shorter"):
+        list(frozen.beside([[Batch(words, right)], []]))
+
+
+def test_only_the_prompt_is_trained():
+    net, weights = reader(), stacked()
+    mark, first = frozen.fingerprint(weights), torch.stack([prompt(5, s) for s in range(3)])
+    after, own = frozen.adapt(net, weights, batches(), 0.1, before={"prompt": first}, weight_decay=0.1)
+    assert frozen.fingerprint(after) == mark == frozen.fingerprint(weights)
+    assert own["prompt"].numel() == 3 * 5 * WIDTH  # all that is trained, for three tasks
+    assert float((own["prompt"] - first).abs().min(0).values.max()) > 1e-3
+    assert not own["prompt"].requires_grad
+    assert net.word.weight.grad is None
+
+
+def test_only_what_is_free_is_trained():
+    weights = stacked()
+    mark = frozen.fingerprint(weights)
+    after, own = frozen.adapt(reader(), weights, batches(), 0.1, free=["head.weight", "head.bias"], weight_decay=0.1)
+    moved = {name for name in weights if not torch.equal(after[name], weights[name])}
+    assert moved == {"head.weight", "head.bias"}
+    assert own == {}
+    assert frozen.fingerprint(weights) == mark != frozen.fingerprint(after)
+    every, _ = frozen.adapt(reader(), weights, batches(), 0.1, free=list(weights))
+    still = {name for name in weights if torch.equal(every[name], weights[name])}
+    assert not still
+
+
+def test_training_is_that_of_one_network_alone_in_plain_pytorch():
+    rates = [0.1, 0.05, 0.2, 0.0, 0.1, 0.02]
+    start = torch.stack([prompt(2, s) for s in range(3)])
+    free = {"blocks.0.mix.weight", "head.bias"}
+    after, own = frozen.adapt(
+        reader(), stacked(), batches(), rates.__getitem__, free=free, before={"prompt": start}, weight_decay=0.3
+    )
+    for s in range(3):
+        net, p = reader(s), start[s].clone().requires_grad_(True)
+        named = dict(net.named_parameters())
+        adam = torch.optim.AdamW([*(named[n] for n in free), p], weight_decay=0.3)
+        for rate, batch in zip(rates, batches(), strict=True):
+            adam.param_groups[0]["lr"] = rate
+            adam.zero_grad()
+            F.cross_entropy(net(batch.words[s], prompt=p), batch.right[s]).backward()
+            adam.step()
+        close(own["prompt"][s], p.detach(), 1e-9)
+        for name in free:
+            close(after[name][s], named[name].detach(), 1e-9)
+
+
+def test_the_gradient_passes_the_frozen_network():
+    """Against central differences, in the first step: Adam's is the sign of the gradient times the rate."""
+    net, batch = reader(), next(iter(batches(1, 1)))
+    start = prompt(2)[None]
+    _, own = frozen.adapt(net, stacked(1), [batch], 1e-3, before={"prompt": start})
+
+    def loss(p):
+        return float(F.cross_entropy(net(batch.words[0], prompt=p), batch.right[0]))
+
+    for place in ((0, 0), (1, 3), (1, 7)):
+        nudge = torch.zeros_like(start[0])
+        nudge[place] = 1e-6
+        slope = (loss(start[0] + nudge) - loss(start[0] - nudge)) / 2e-6
+        assert float((own["prompt"] - start)[0][place]) == pytest.approx(-1e-3 if slope > 0 else 1e-3, rel=1e-3)
+
+
+def test_several_answers_for_a_text_are_a_mean():
+    net, weights = reader(), stacked(1)
+    words, right = texts(4)[None], torch.tensor([[[1, 2], [3, 4], [5, 6], [7, 8]]])
+    places = torch.tensor([0, 3]).expand(1, 4, 2)
+    after, _ = frozen.adapt(net, weights, [Batch(words, right, places=places)], 0.1, free=["head.bias"])
+    alone = copy.deepcopy(reader(0))
+    z = alone(words[0], places=places[0])
+    F.cross_entropy(z.flatten(0, 1), right[0].flatten()).backward()
+    moved = (after["head.bias"] - weights["head.bias"])[0]
+    close(moved.sign(), -alone.head.bias.grad.sign())
+
+
+def test_one_that_diverges_leaves_the_others():
+    start = torch.stack([prompt(2, s) for s in range(3)])
+    right = frozen.adapt(reader(), stacked(), batches(), 0.1, before={"prompt": start})[1]["prompt"]
+    start[1] = float("nan")
+    found = frozen.adapt(reader(), stacked(), batches(), 0.1, before={"prompt": start})[1]["prompt"]
+    assert bool(found[1].isnan().all())
+    close(found[[0, 2]], right[[0, 2]])
+
+
+def test_training_refuses_nonsense():
+    net, weights, before = reader(), stacked(), {"prompt": torch.stack([prompt()] * 3)}
+    with pytest.raises(ValueError, match="nothing is trained"):
+        frozen.adapt(net, weights, batches(), 0.1)
+    with pytest.raises(ValueError, match="'tail' is no weight"):
+        frozen.adapt(net, weights, batches(), 0.1, free=["tail"])
+    with pytest.raises(ValueError, match="'suffix' is no weight"):
+        frozen.adapt(net, weights, batches(), 0.1, before={"suffix": before["prompt"]})
+    with pytest.raises(ValueError, match="different numbers of networks"):
+        frozen.adapt(net, weights, batches(), 0.1, before={"prompt": before["prompt"][:2]})
+    with pytest.raises(ValueError, match="batch 0: words"):
+        frozen.adapt(net, weights, batches(many=2), 0.1, before=before)
+    for wrong in (float("nan"), -0.1):
+        with pytest.raises(ValueError, match="lr must be"):
+            frozen.adapt(net, weights, batches(), wrong, before=before)
+        with pytest.raises(ValueError, match="weight_decay must be"):
+            frozen.adapt(net, weights, batches(), 0.1, before=before, weight_decay=wrong)
+    with pytest.raises(ValueError, match="at least one is needed"):
+        frozen.stack([])
+    with pytest.raises(ValueError, match="networks of one form"):
+        frozen.stack([reader(), reader(layers=1)])
+
+
+def test_the_fingerprint_tells_names_shapes_types_and_every_bit():
+    weights = {"a": torch.arange(6.0), "b": torch.zeros(2)}
+    mark = frozen.fingerprint(weights)
+    assert mark == frozen.fingerprint({"b": torch.zeros(2), "a": torch.arange(6.0)})
+    others = [
+        {"a": torch.arange(6.0), "c": torch.zeros(2)},
+        {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2)},
+        {"a": torch.arange(6.0), "b": torch.zeros(2, dtype=FLOAT)},
+        {"a": torch.arange(6.0).nextafter(torch.tensor(9.0)), "b": torch.zeros(2)},
+        {"a": torch.arange(6.0), "b": -torch.zeros(2)},
+    ]
+    assert mark not in {frozen.fingerprint(other) for other in others}

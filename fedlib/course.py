@@ -149,11 +149,21 @@ def play(
     """Train for some rounds of some steps each, and look at the tasks at ``looks`` rounds, the last one among them.
 
     ``scores`` gives each task's score of outputs [..., m, ...] and labels, a value for each leading entry; a client's
-    is that of its own network on the test set. From round ``freeze`` on the body is frozen. Returns for each seed
-    ``samples`` (of a client so far), ``bytes`` so far and each task's ``score`` (mean over clients) at the looks.
-    Raises NotFinite where training diverges.
+    is that of its own network on the test set. After ``freeze`` rounds the body is frozen. Returns for each seed
+    ``samples`` (of a client so far), ``bytes`` so far and each task's score, under its name (mean over clients), at the
+    looks. Raises NotFinite where training diverges, ValueError for more looks than rounds, a body that would be frozen
+    after the end, and tasks without a score or with other labels than samples.
     """
-    at = {round(rounds * (i + 1) / require.whole("looks", looks, 1)) for i in range(looks)}
+    if not require.whole("looks", looks, 1) <= require.whole("rounds", rounds, 1):
+        raise ValueError(f"looks: there are {rounds} rounds to look at, and {looks} looks were asked for")
+    if freeze is not None and require.whole("freeze", freeze) >= rounds:
+        raise ValueError(f"freeze: there are {rounds} rounds, after {freeze} of which nothing is left to train")
+    for name, own in held.items():
+        if name not in scores:
+            raise ValueError(f"scores: none is given for {name}; there are {', '.join(scores) or 'none'}")
+        if own.y.shape[:3] != own.x.shape[:3] or own.y_test.shape[:2] != own.x_test.shape[:2]:
+            raise ValueError(f"{name}: a label for each sample is needed, got {list(own.y.shape)}")
+    at = {round(rounds * (i + 1) / looks) for i in range(looks)}
     seen: list[dict[str, Any]] = [{"samples": [], "bytes": [], **{n: [] for n in held}} for _ in way.seeds]
     for number in range(1, rounds + 1):
         if number - 1 == freeze:

@@ -123,6 +123,8 @@ class FeSTA:
             raise ValueError(
                 f"tasks: at least one is needed, each with a name of its own; got {[t.name for t in tasks]}"
             )
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds: at least one is needed, and each once; got {list(seeds)}")
         self.tasks, self.seeds, self.unifying, self.wire = {t.name: t for t in tasks}, list(seeds), unifying, Wire()
         self.copies = {t.name: self.held(t) for t in tasks}
 
@@ -197,7 +199,11 @@ class FeSTA:
 
     @torch.no_grad()
     def answers(self, task: str, x: Tensor) -> Tensor:
-        """Outputs of each client's network for images x [S, N, ...] of each seed: [S, K, N, ...]."""
+        """Outputs of each client's network for images x [S, N, ...] of each seed: [S, K, N, ...].
+
+        Raises ValueError for an unknown task.
+        """
+        require.one_of("task", task, self.tasks)
         copies = self.copies[task]
         h = self.heads[task](x.repeat_interleave(copies, 0))
         b = self.body(h.unflatten(0, (len(x) * self.bodies, -1)).flatten(1, 2))

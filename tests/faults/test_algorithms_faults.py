@@ -873,6 +873,15 @@ class TestStates(Planted):
             hook="LocalOnly.personal",
         ),
         Fault(
+            "perfedavg-one-draw-for-all-clients",
+            "algorithms/perfedavg.py",
+            'rng.stream(fed.seed, "companions", fed.round, k)',
+            'rng.stream(fed.seed, "companions", fed.round)',
+            "clients of one size have the same companions",
+            tests=("test_perfedavg.py::test_clients_of_one_size_have_companions_of_their_own",),
+            hook="PerFedAvg.phases",
+        ),
+        Fault(
             "perfedavg-augments",
             "algorithms/perfedavg.py",
             "if self.alpha and fed.local.augment:",

@@ -94,6 +94,14 @@ class TestSplitLearning(Planted):
             tests=("test_festa.py::test_in_turn_clients_hand_on_head_and_tail",),
         ),
         Fault(
+            "batches-alike-for-all",
+            "course.py",
+            'rng.stream(s, "batches", name, k, first + step)',
+            'rng.stream(0, "batches", "x", 0, first + step)',
+            "all clients of all seeds and tasks draw the same places",
+            tests=("test_festa.py::test_batches_depend_on_seed_task_client_and_step_alone",),
+        ),
+        Fault(
             "crossing-of-one-way",
             "festa.py",
             "return 2 * weights / (4 * tokens * width)",

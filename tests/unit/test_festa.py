@@ -350,6 +350,14 @@ def test_batches_depend_on_seed_task_client_and_step_alone():
         assert torch.equal(a["class"][0], b["class"][0])
     first, later = (drawn(all_, SEEDS, at, 3, 4)[0]["class"][0] for at in (0, 3))
     assert not torch.equal(first, later)
+    many = {n: Held(*(t.repeat(1, 1, 100, *[1] * (t.ndim - 3)) for t in own[:2]), *own[2:])
+            for n, own in {"class": held()["class"], "other": held()["class"]}.items()}  # fmt: skip
+    rows = drawn(many, SEEDS, 4, 1, 20)[0]
+    numbers = [rows[n][0][s, k].flatten(1).sum(1).tolist() for n in many for s in range(2) for k in range(3)]
+    places = [drawn({"class": Held(torch.arange(600).expand(2, 3, -1), many["class"].y, *own["class"][2:])},
+                    SEEDS, 4, 1, 20)[0]["class"][0]]  # fmt: skip
+    assert len({tuple(row) for row in places[0].flatten(0, 1).tolist()}) == 6  # seeds and clients draw apart
+    assert len({tuple(row) for row in numbers}) == 12  # and so do tasks
     x = torch.arange(2 * 3 * 6).view(2, 3, 6)
     assert pick(x, torch.tensor([[[0, 5]] * 3] * 2))[1].tolist() == [[18, 23], [24, 29], [30, 35]]
 
@@ -397,6 +405,32 @@ def test_a_course_without_samples_is_refused():
     for name in ("steps", "size"):
         with pytest.raises(ValueError, match=f"{name} must be a whole number"):
             drawn(held(), SEEDS, **{"first": 0, "steps": 1, "size": 1} | {name: 0})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 0}, "rounds must be a whole number of at least 1"),
+        ({"looks": 0}, "looks must be a whole number of at least 1"),
+        ({"looks": 3}, "looks: there are 2 rounds to look at, and 3 looks"),
+        ({"freeze": 2}, "freeze: there are 2 rounds, after 2 of which nothing is left"),
+        ({"freeze": -1}, "freeze must be a whole number of at least 0"),
+        ({"scores": {}}, "scores: none is given for class; there are none"),
+        ({"held": {"class": held()["class"]._replace(y=held()["class"].y[:, :, 1:])}}, "a label for each sample"),
+    ],
+)
+def test_a_course_that_cannot_be_is_refused(change, message):
+    given = {"held": held(), "scores": {"class": right}, "rounds": 2, "steps": 1, "size": 1} | change
+    with pytest.raises(ValueError, match=message):
+        play(FeSTA(tasks()[:1], BODY, SGD, SEEDS, **DOUBLE), **given)
+
+
+def test_seeds_and_tasks_are_known():
+    for seeds in ([], [1, 1]):
+        with pytest.raises(ValueError, match="seeds: at least one is needed, and each once"):
+            FeSTA(tasks(), BODY, SGD, seeds)
+    with pytest.raises(ValueError, match="task must be 'class' or 'mask'"):
+        FeSTA(tasks(), BODY, SGD, SEEDS, **DOUBLE).answers("other", torch.zeros(2, 1, 1, 4, 4))
 
 
 def test_training_that_diverges_says_so():

@@ -253,6 +253,15 @@ def test_companions_are_three_batches_drawn_apart():
     assert not torch.equal(companions(fed)[largest], first[largest])  # and anew in each round
 
 
+def test_clients_of_one_size_have_companions_of_their_own():
+    fed = federation(PerFedAvg(0.1), sizes=(12, 12))
+    told = companions(fed)
+    one, other = (told[rows] for rows in fed.split)
+    assert len(one) == len(other)
+    for column in (1, 3):
+        assert not torch.equal(one[:, column], other[:, column])
+
+
 def test_a_companion_says_nothing_of_its_sample():
     """Over many rounds every place is as often the companion of a sample as any other, and of both batches together."""
     fed = federation(PerFedAvg(0.1), sizes=(4,))

@@ -147,13 +147,32 @@ def test_evidence_from_before_precision_was_noted_stays_valid(demo):
     assert demo.press("check")[0] == 0
 
 
-def test_where_nothing_was_measured_nothing_can_be_compared(demo):
-    demo.pretend("demo", **OTHER)
+def test_where_nothing_was_measured_numbers_may_move_as_far_as_seeds_differ(demo):
+    demo.pretend("demo", shift=0.005, **OTHER)  # half the spread of score/ours
     status, output = demo.press("check")
-    assert status == 1
+    assert status == 0
     assert (
         "how far this reference moves elsewhere was not measured; where it was made, run python -m book drift" in output
     )
+    assert "metrics moved" not in output
+
+
+def test_where_nothing_was_measured_what_moves_further_is_named_and_most_of_it_is_a_problem(demo):
+    demo.pretend("demo", shift=-0.3, **OTHER)  # of score/ours, one metric of two
+    status, output = demo.press("check")
+    assert status == 0
+    assert "warning: demo, quick, score/ours" in output
+    assert "warning: demo, quick, claim 'ours-wins': the verdict was 'holds', is 'smaller' here" in output
+    was = reference.committed("demo", "quick")
+    moved = was | {
+        "metrics": {n: m | {"values": {s: v + 9 for s, v in m["values"].items()}} for n, m in was["metrics"].items()}
+    }
+    findings = checks.Findings()
+    checks._roughly("demo, quick", was, moved, findings)
+    assert "demo, quick: 2 of 2 metrics moved" in findings.problems
+    findings = checks.Findings()
+    checks._roughly("demo, quick", was, was | {"metrics": {"score/ours": was["metrics"]["score/ours"]}}, findings)
+    assert any("is no longer recorded" in problem for problem in findings.problems)
 
 
 @pytest.mark.parametrize("field", ["hash", "reference"])

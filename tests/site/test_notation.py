@@ -17,7 +17,7 @@ from book import chapters
 from book.site import symbols
 
 # A chapter may keep a letter of its paper against the tables for all, and says so on the page.
-KEPT = {("moon", "c"), ("moon", r"\sigma"), ("frskd", r"\alpha")}
+KEPT = {("moon", "c"), ("moon", r"\sigma"), ("frskd", r"\alpha"), ("per-fedavg", r"\alpha")}
 GREEK = (
     r"alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi"
     r"|varphi|chi|psi|omega|ell|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Phi|Psi|Omega"

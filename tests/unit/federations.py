@@ -86,6 +86,8 @@ class Paired(FedKD):
 
 
 BODY = partial(MLP, 6, (5,), 3)  # reads the features of the networks above
+
+
 class Twinned(Ditto):
     """Ditto, for which :func:`federation` makes two of the network that is asked for."""
 

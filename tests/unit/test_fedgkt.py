@@ -15,7 +15,8 @@ from fedlib import rng, stacking
 from fedlib.algorithms import LocalOnly
 from fedlib.algorithms.fedgkt import FedGKT, Serving, both_ways
 from fedlib.federation import Local
-from fedlib.models import MLP, Body, Edge, Net, Whole
+from fedlib.models import MLP, Body, Edge, Net
+from fedlib.models.cut import Whole
 
 BODY = partial(MLP, 6, (5,), 3)
 LOCAL = Local(2, 8, 0.1, 0.9)

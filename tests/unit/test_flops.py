@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from fedlib import costs, flops
-from fedlib.models import MLP, Body, Edge, Net, Whole
+from fedlib.models import MLP, Body, Edge, Net
+from fedlib.models.cut import Whole
 
 
 def test_a_linear_network_costs_what_its_matrices_say():

@@ -13,7 +13,7 @@ RUN = """rules => axe.run(document, {resultTypes: ['violations'], ...(rules && {
   found.violations.filter(v => ['serious', 'critical'].includes(v.impact))
   .map(v => `${v.id} (${v.impact}): ${v.help}; ` + v.nodes.slice(0, 4).map(n => n.html.slice(0, 160) + ' '
     + (n.any[0]?.message || '')).join(' | ')))"""
-COLOURS = ["cat.color"]  # all that a dark page can do otherwise than a light one
+COLOURS = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}  # all that dark changes
 CHAPTER = "papers/feddf/chapter.html"
 
 

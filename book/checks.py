@@ -120,9 +120,7 @@ def _roughly(where: str, was: Evidence, fresh: Evidence, findings: Findings) -> 
     (findings.problems if gone or 2 * len(moved) > len(room) else findings.warnings).extend(_told(where, moved, was))
     for claim, verdict in flips(was, fresh).items():
         before = was["claims"][claim]["verdict"]
-        findings.warnings.append(
-            f"{where}, claim {claim!r}: the verdict was {before!r}, is {verdict!r} on this machine"
-        )
+        findings.warnings.append(f"{where}, claim {claim!r}: the verdict was {before!r}, is {verdict!r} here")
 
 
 def _told(where: str, moved: list[Moved], was: Evidence) -> list[str]:

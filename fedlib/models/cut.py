@@ -54,7 +54,8 @@ class Body(nn.Module):
     maps where it changes their number; the mean over places; a linear ``head``.
 
     Input the maps [B, width, H, W] of an extractor; logits [B, classes], or with ``features=True`` the input of the
-    head. Raises ValueError without any width.
+    head. Raises ValueError without any width, and for widths, blocks or classes that are no whole numbers from 1 on
+    (``more``: from 0 on).
     """
 
     def __init__(
@@ -69,6 +70,9 @@ class Body(nn.Module):
         if not widths:
             raise ValueError("widths: the server's part needs one residual block at least, got none")
         require.whole("more", more)
+        require.whole("classes", classes, 1)
+        for i, value in enumerate(widths):
+            require.whole(f"widths[{i}]", value, 1)
         blocks, before = [], require.whole("width", width, 1)
         for after in widths:
             blocks += [_Block(before if i == 0 else after, after, norm) for i in range(1 + more)]

@@ -361,6 +361,8 @@ def test_training_refuses_nonsense():
         frozen.stack([])
     with pytest.raises(ValueError, match="networks of one form"):
         frozen.stack([reader(), reader(layers=1)])
+    with pytest.raises(ValueError, match="a network is given must be 'prompt' or 'prefix' or 'places', got 'suffix'"):
+        frozen.answers(net, weights, torch.stack([texts()] * 3), suffix=before["prompt"])
 
 
 def test_the_fingerprint_tells_names_shapes_types_and_every_bit():

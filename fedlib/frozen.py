@@ -70,10 +70,16 @@ def answers(
     """Logits of S networks on inputs of their own, [S, B, words] (or [S, B, K, words] at K places).
 
     ``more``: a ``prompt`` or ``prefix`` that goes before the input, and ``places``, as a Reader takes them. All go to
-    the device of the weights. Raises ValueError for anything else.
+    the device of the weights. Raises ValueError for anything else, for no weights, and for a text that nowhere asks:
+    its first word would be taken for the place.
     """
+    if not weights:
+        raise ValueError("weights: none are given")
     for name in more:
         require.one_of("what a network is given", name, (*BEFORE, "places"))
+    ask = getattr(network, "ask", None)
+    if more.get("places") is None and ask is not None and not bool((words == ask).any(-1).all()):
+        raise ValueError(f"words: each text has a word that asks, {ask}, and some have none")
     where = next(iter(weights.values())).device
     given = {name: value.to(where) for name, value in {"rows": rows, **more}.items() if value is not None}
 

@@ -67,8 +67,8 @@ class Body(nn.Module):
         norm: str = "batch",
     ):
         super().__init__()
-        if not widths:
-            raise ValueError("widths: the server's part needs one residual block at least, got none")
+        if not isinstance(widths, Sequence) or not widths:
+            raise ValueError(f"widths: the server's part needs one residual block at least, got {widths!r}")
         require.whole("more", more)
         require.whole("classes", classes, 1)
         for i, value in enumerate(widths):
@@ -87,12 +87,17 @@ class Body(nn.Module):
 
 class Whole(nn.Module):
     """The extractor of ``edge()`` and ``body()`` in one: the network that FedGKT deploys, and that FedAvg would have to
-    train on every device. Answers as the body does for the extractor's maps.
+    train on every device. Answers as the body does for the extractor's maps. Raises ValueError for an edge without one.
     """
 
     def __init__(self, edge: Callable[[], Edge], body: Callable[[], nn.Module]):
         super().__init__()
-        self.extractor, self.body = edge().extractor, body()
+        both = edge(), body()
+        if not hasattr(both[0], "extractor"):
+            raise ValueError(
+                f"edge must make a network with an extractor, such as an Edge; got {type(both[0]).__name__}"
+            )
+        self.extractor, self.body = both[0].extractor, both[1]
 
     def forward(self, x: Tensor, features: bool = False) -> Tensor:
         h = self.extractor(x)

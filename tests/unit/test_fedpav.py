@@ -349,6 +349,20 @@ def test_nonsense_is_refused():
         made(FedPAV(personal=("body.*",)))
     with pytest.raises(ValueError, match="FedPAV needs a network with a linear layer named head"):
         made(model=lambda: nn.Sequential(nn.Linear(5, 9)))
+    with pytest.raises(ValueError, match=r"personal must be a sequence of patterns, got 'head.\*'"):
+        FedPAV(personal="head.*")  # letter by letter one pattern would be *, and all would stay at home
+    with pytest.raises(
+        ValueError, match=r"public must be inputs .* or a function that gives a federation its own, got 'x'"
+    ):
+        FedPAV(public="x")
+    with pytest.raises(ValueError, match="distillation must be a FeatureDistillation, got None"):
+        FedPAV(distillation=None)
+    with pytest.raises(ValueError, match=r"a client's distance is one number, got \[2\]"):
+        cosine_weights([torch.ones(2)], torch.ones(1))
+    with pytest.raises(ValueError, match=r"features of teacher 1: expected \[2, 3\], got \[1, 3\]"):
+        mean_features([torch.ones(2, 3), torch.ones(1, 3)], FeatureDistillation())
+    with pytest.raises(ValueError, match=r"features \[2, 3\] and their target \[1, 3\] must have one shape"):
+        feature_loss(torch.ones(2, 3), torch.ones(1, 3), FeatureDistillation())
     with pytest.raises(ValueError, match="at least one teacher"):
         mean_features([], FeatureDistillation())
     with pytest.raises(require.NotFinite, match="features of teacher 1: all are zero"):

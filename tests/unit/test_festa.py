@@ -402,6 +402,15 @@ def test_a_course_without_samples_is_refused():
     empty = {"class": Held(*(t[:, :, :0] for t in held()["class"][:2]), *held()["class"][2:])}
     with pytest.raises(ValueError, match=r"class: samples .* are needed"):
         drawn(empty, SEEDS, 0, 1, 1)
+    with pytest.raises(ValueError, match="first must be a whole number of at least 0, got -1"):
+        drawn(held(), SEEDS, -1, 1, 1)
+    with pytest.raises(ValueError, match="seeds: at least one is needed, got none"):
+        drawn(held(), (), 0, 1, 1)
+    for seeds in (SEEDS[:1], (*SEEDS, 9)):  # one set of samples would serve all seeds, or a seed none
+        with pytest.raises(
+            ValueError, match=f"class: samples for each of {len(seeds)} seeds are needed, got those of 2"
+        ):
+            drawn(held(), seeds, 0, 1, 1)
     for name in ("steps", "size"):
         with pytest.raises(ValueError, match=f"{name} must be a whole number"):
             drawn(held(), SEEDS, **{"first": 0, "steps": 1, "size": 1} | {name: 0})

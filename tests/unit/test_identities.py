@@ -78,6 +78,17 @@ def test_a_camera_is_contrast_brightness_and_light():
         (lambda: views(torch.zeros(0, 1, 9, 9), PLAIN, rng.stream(0)), r"patterns \[M, 1, H, W\] with M >= 1, got \[0"),
         (lambda: cameras(2, 9, rng.stream(0))(torch.zeros(1, 1, 9, 9), torch.tensor([2])), "a camera from 0 to 1"),
         (lambda: cameras(2, 9, rng.stream(0))(torch.zeros(2, 1, 9, 9), torch.tensor([1])), r"got \[2, 1, 9, 9\] and"),
+        (lambda: cameras(2, 9, rng.stream(0))(torch.zeros(0, 1, 9, 9), torch.zeros(0).long()), "with M >= 1"),
+        (lambda: cameras(2, 9, rng.stream(0))(torch.zeros(1, 1, 9, 9), torch.zeros(1)), r"torch.float32 \[1\]"),
+        (
+            lambda: cameras(2, 9, rng.stream(0))(torch.zeros(1, 1, 8, 8), torch.zeros(1).long()),
+            r"pictures \[M, 1, 9, 9\]",
+        ),
+        (lambda: cameras(2, 9, rng.stream(0), channels=0), "channels must be a whole number of at least 1, got 0"),
+        (lambda: smooth(0, 9, 4, rng.stream(0)), "count must be a whole number of at least 1, got 0"),
+        (lambda: smooth(1, 0, 4, rng.stream(0)), "size must be a whole number of at least 1, got 0"),
+        (lambda: smooth(1, 9, 0, rng.stream(0)), "detail must be a whole number of at least 1, got 0"),
+        (lambda: SMALL.draw(0, torch.int64), "dtype must be a floating-point type, got torch.int64"),
     ],
 )
 def test_nonsense_is_refused(make, message):
@@ -151,6 +162,7 @@ def test_a_scene_that_no_set_of_photos_can_show_is_refused(monkeypatch):
         scene.draw(0)
     for wrong, message in (
         ({"people": ()}, "one number for each client"),
+        ({"people": [2, 3]}, r"people and shots must be tuples, got \[2, 3\]"),
         ({"shots": (1,)}, "one number for each client"),
         ({"people": (1, 0)}, "people must be a whole number of at least 1, got 0"),
         ({"looks": 1}, "looks must be a whole number of at least 2"),

@@ -84,6 +84,11 @@ def test_digits_refuse_nonsense():
             reading.digits(0, **wrong)
     with pytest.raises(ValueError, match="leave nothing to hold out of 1797 images"):
         reading.digits(0, samples=1200, labelled=97)
+    with pytest.raises(ValueError, match=r"dtype must be a floating-point type, got torch\.int64"):
+        reading.digits(0, dtype=torch.int64)
+    for size in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="size must be a whole number of at least 1"):
+            next(source().questions(size))
     for wrong in ({"naming": 1.5}, {"naming": math.nan}, {"noise": -0.1}, {"noise": math.inf}):
         with pytest.raises(ValueError, match="must be a finite number"):
             reading.digits(0, **wrong)
@@ -186,3 +191,8 @@ def test_texts_refuse_nonsense(texts):
     for wrong in ({"labelled": 0}, {"places": 0}, {"vocabulary": 19}):
         with pytest.raises(ValueError, match="must be a whole number of at least"):
             reading.reports(0, **{"vocabulary": 60, "places": 6} | wrong)
+    own = reading.reports(0, 60, 6, labelled=4)
+    with pytest.raises(ValueError, match="as many questions are about news as about reviews, got 5"):
+        next(own.questions(5))
+    with pytest.raises(ValueError, match="size must be a whole number of at least 2, got 0"):
+        next(own.questions(0))

@@ -67,6 +67,12 @@ def test_looks_are_shares():
         (lambda: FlatTail(4, 8, 0), "outputs must be"),
         (lambda: FlatTail(4, 8, 3)(torch.zeros(1, 5, 8)), "tokens of 32 numbers in all are needed"),
         (lambda: DenseTail(8, 0), "patch must be"),
+        (lambda: PatchHead(1, 3, 0), "width must be a whole number of at least 1, got 0"),
+        (lambda: Encoder(4, 0), "width must be a whole number of at least 1, got 0"),
+        (lambda: FlatTail(4, 0, 3), "width must be a whole number of at least 1, got 0"),
+        (lambda: DenseTail(0, 3), "width must be a whole number of at least 1, got 0"),
+        (lambda: PatchHead(2, 3, 8)(torch.zeros(1, 1, 6, 6)), r"images \[B, 2, H, W\] in whole patches of 3 x 3"),
+        (lambda: DenseTail(8, 3)(torch.zeros(4, 8)), r"tokens of a square image are needed, got \[4, 8\]"),
         (lambda: DenseTail(8, 3)(torch.zeros(1, 5, 8)), "tokens of a square image are needed, got 5"),
     ],
 )

@@ -74,7 +74,6 @@ def digits(
     listed = torch.randperm(10, generator=rng.stream(seed, "task"))[:5]
 
     def questions(size: int) -> Iterator[Batch]:
-        require.whole("size", size, 1)
         draws = rng.stream(seed, "questions")
         while True:
             some = torch.randint(samples, (size,), generator=draws)

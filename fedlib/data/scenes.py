@@ -47,10 +47,8 @@ def scenes(
     ``move`` pixels from the middle either way, ink in [0, 1] plus Gaussian noise of that standard deviation.
 
     Raises ValueError for more scenes than there are digits (1,797), or none, a canvas on which digits cannot be in the
-    middle or move as far, a negative noise, or a type that is not floating.
+    middle or move as far, or a negative noise.
     """
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating-point type, got {dtype}")
     own = loading.load("digits", normalise=False)
     x, y = torch.cat([own.x_train, own.x_test])[:, 0], torch.cat([own.y_train, own.y_test])
     if not 1 <= require.whole("count", count) <= len(x):

@@ -86,9 +86,6 @@ def test_digits_refuse_nonsense():
         reading.digits(0, samples=1200, labelled=97)
     with pytest.raises(ValueError, match=r"dtype must be a floating-point type, got torch\.int64"):
         reading.digits(0, dtype=torch.int64)
-    for size in (0, -1, 2.5):
-        with pytest.raises(ValueError, match="size must be a whole number of at least 1"):
-            next(source().questions(size))
     for wrong in ({"naming": 1.5}, {"naming": math.nan}, {"noise": -0.1}, {"noise": math.inf}):
         with pytest.raises(ValueError, match="must be a finite number"):
             reading.digits(0, **wrong)

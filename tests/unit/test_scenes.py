@@ -44,7 +44,6 @@ def test_no_digit_comes_twice_and_noise_is_as_asked():
         ({"move": 0}, "move must be 1 to 2"),
         ({"noise": -0.1}, "noise must be a finite number >= 0"),
         ({"noise": float("nan")}, "noise must be"),
-        ({"dtype": torch.int64}, "dtype must be a floating-point type, got torch.int64"),
     ],
 )
 def test_scenes_that_cannot_be_are_refused(change, message):

@@ -25,8 +25,7 @@ def unit(name: str, features: Tensor) -> Tensor:
     or infinity, and for features that are all zero, which point nowhere.
     """
     if not isinstance(features, Tensor) or features.ndim != 2 or features.numel() == 0 or features.is_complex():
-        form = list(features.shape) if isinstance(features, Tensor) else repr(features)
-        form = f"{form}, {features.dtype}" if isinstance(features, Tensor) and features.is_complex() else form
+        form = f"{list(features.shape)}, {features.dtype}" if isinstance(features, Tensor) else repr(features)
         raise ValueError(f"{name} must be features [N, D] with N, D >= 1, got {form}")
     require.finite(name, features)
     wide = features.double()

@@ -23,16 +23,16 @@ class PatchHead(nn.Module):
     def __init__(self, channels: int, patch: int, width: int):
         super().__init__()
         self.patch = require.whole("patch", patch, 1)
-        pixels = require.whole("channels", channels, 1) * patch**2
+        self.channels = require.whole("channels", channels, 1)
+        pixels = channels * patch**2
         require.whole("width", width, 1)
         self.embed = nn.Sequential(nn.Linear(pixels, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.patch
-        if x.ndim != 4 or x.shape[2] % p or x.shape[3] % p or x.shape[1] * p**2 != self.embed[0].in_features:
-            channels = self.embed[0].in_features // p**2
+        if x.ndim != 4 or x.shape[2] % p or x.shape[3] % p or x.shape[1] != self.channels:
             raise ValueError(
-                f"images [B, {channels}, H, W] in whole patches of {p} x {p} are needed, got {list(x.shape)}"
+                f"images [B, {self.channels}, H, W] in whole patches of {p} x {p} are needed, got {list(x.shape)}"
             )
         cells = x.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # [B, C, rows, p, columns, p]
         return self.embed(cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))

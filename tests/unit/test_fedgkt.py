@@ -333,6 +333,15 @@ def test_the_whole_network_is_the_body_upon_the_extractor(hidden, body):
     assert upon(h, features=True).shape == (4, 24)
 
 
+def test_an_extractor_is_a_convolution_its_norm_and_a_relu():
+    edge, x = Edge(width=4).eval(), torch.randn(2, 1, 8, 8)
+    convolution, norm, _ = edge.extractor
+    norm.running_mean += 0.3
+    expected = ((convolution(x) - 0.3) / (1 + norm.eps) ** 0.5).clamp(min=0)
+    assert 0.2 < (expected == 0).double().mean() < 0.9
+    torch.testing.assert_close(edge(x, features=True), expected)
+
+
 def test_an_edges_classifier_reads_maps_of_half_the_size():
     x = torch.randn(2, 1, 8, 8)
     plain, deep = Edge(width=4), Edge(width=4, hidden=6)

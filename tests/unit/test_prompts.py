@@ -171,6 +171,9 @@ def test_words_are_drawn_without_putting_back_from_the_frequent_ones():
     first = Counter(int(prompts.sampled(1, table, among, rng.stream(s, "s"))[0, 0]) for s in range(700))
     assert set(first) == set(among)
     assert min(first.values()) > 60
+    learned = torch.randn(9, 3).requires_grad_()
+    for p in (prompts.sampled(2, learned, range(9), rng.stream(0)), prompts.written([1], learned)):
+        assert not p.requires_grad  # a prompt is a leaf of its own, not a view into the network
 
 
 def test_labels_stand_first_and_the_mean_of_their_words_counts():

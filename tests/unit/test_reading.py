@@ -61,6 +61,18 @@ def test_the_task_is_whether_the_digit_is_one_of_five():
     assert source(4).hard != own.hard
 
 
+def test_seeds_differ_in_images_questions_and_noise():
+    one, other = source(0), source(1)
+    asked = [next(own.questions(50)) for own in (one, other)]
+    assert not torch.equal(asked[0].words, asked[1].words)
+    assert pictures(one.labelled.rows) != pictures(other.labelled.rows)
+    noise = [(own.shifted.rows - own.test.rows).flatten() for own in (one, other)]
+    assert abs(float(torch.corrcoef(torch.stack(noise))[0, 1])) < 0.1
+    again = source(0)
+    assert torch.equal(next(again.questions(50)).words, asked[0].words)
+    assert torch.equal(again.shifted.rows, one.shifted.rows)
+
+
 def test_no_image_serves_two_purposes():
     own = source(samples=300)
     asked = set().union(*(pictures(batch.rows) for batch in islice(own.questions(100), 20)))
@@ -179,7 +191,10 @@ def test_the_task_of_texts_is_a_list_of_three_and_parts_are_apart(texts):
             assert answer == (yes if reading.KINDS[right[tuple(row)]] in mine else no)
     apart = torch.cat([own.labelled.words, own.held.words]).tolist()
     assert sorted(row[:6] for row in apart) == sorted(x.tolist())
-    assert reading.reports(2, 60, 6, labelled=4).hard != own.hard
+    other = reading.reports(2, 60, 6, labelled=4)
+    assert other.hard != own.hard
+    assert not torch.equal(other.labelled.words, own.labelled.words)
+    assert not torch.equal(next(other.questions(40)).words, next(own.questions(40)).words)
 
 
 def test_texts_refuse_nonsense(texts):

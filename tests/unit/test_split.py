@@ -49,6 +49,7 @@ def test_gradients_through_the_messages_are_those_of_the_composed_network(places
     expected = torch.autograd.grad(judge(net(x), y), list(net.parameters()))
     loss = forth_and_back(cut_at(net, *places), x, y, judge, Wire(), 0)
     assert loss.item() == pytest.approx(judge(net(x), y).item(), abs=1e-14)
+    assert not loss.requires_grad  # whoever keeps losses keeps no graphs
     for p, g in zip(net.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-12, atol=1e-14)
 
@@ -213,6 +214,10 @@ def test_a_cut_is_crossed_and_then_come_back_over():
     cut.cross(net(x))
     with pytest.raises(ValueError, match="'h' still awaits a gradient"):
         cut.cross(net(x))
+    cut.received.sum().backward()
+    back(cut)
+    with pytest.raises(ValueError, match="nothing has crossed the cut 'h'"):
+        back(cut)  # a gradient comes back once
     with pytest.raises(ValueError, match="direction must be"):
         Cut(Wire(), "h", "left", 0)
     with pytest.raises(ValueError, match="at least one part"):

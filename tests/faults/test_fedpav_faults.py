@@ -110,7 +110,9 @@ class TestFedPAV(Planted):
             'fed.memory["absent"][:, None] | apart',
             'fed.memory["absent"][:, None] & apart',
             "one classifier of everybody's identities tells two homes apart by their cameras",
-            tests=("test_fedpav.py::test_gathered_pictures_are_told_apart_from_those_of_their_own_home_alone[batched]",),
+            tests=(
+                "test_fedpav.py::test_gathered_pictures_are_told_apart_from_those_of_their_own_home_alone[batched]",
+            ),
         ),
     )
 

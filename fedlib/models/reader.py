@@ -96,7 +96,7 @@ class Reader(nn.Module):
 
 
 def at_places(block: Block, h: Tensor, seen: Tensor, at: Tensor) -> Tensor:
-    """What a block makes of the places ``at`` [B, K] alone, [B, K, D]: the same as of all of h [B, L, D], but faster."""
+    """What a block makes of the places ``at`` [B, K] alone, [B, K, D]: as of all of h [B, L, D], but faster."""
     mine = h.gather(-2, at[..., None].expand(*at.shape, h.shape[-1]))
     weight, bias = (t.tensor_split([h.shape[-1]]) for t in (block.ask.weight, block.ask.bias))
     query = linear(block.before(mine), weight[0], bias[0]).unflatten(-1, (block.heads, -1)).transpose(1, 2)

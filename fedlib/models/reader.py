@@ -72,6 +72,7 @@ class Reader(nn.Module):
         for i, block in enumerate(self.blocks):
             own = h.new_zeros(0, h.shape[-1]) if prefix is None else prefix[i]
             both, there = prepend(own, h, seen) if len(own) else (h, seen)
+            assert isinstance(block, Block)
             if block is self.blocks[-1]:
                 h = at_places(block, both, there, at + len(own))
             else:

@@ -354,6 +354,23 @@ def test_variants_and_weightings_have_names():
         PerFedAvg(0.1, weighting="equal")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"variant": "HF"}, "variant must be 'fo' or 'hf' or 'exact', got 'HF'"),
+        ({"alpha": -0.1}, "alpha must be a finite number >= 0, got -0.1"),
+        ({"alpha": math.nan}, "alpha must be a finite number >= 0"),
+        ({"delta": 0.0}, "delta must be a finite number > 0, got 0.0"),
+        ({"delta": -1e-3}, "delta must be a finite number > 0"),
+    ],
+)
+def test_a_gradient_of_nonsense_is_refused(given, said):
+    risks, module = network_risks(3)
+    w = {n: p.detach() for n, p in module.named_parameters()}
+    with pytest.raises(ValueError, match=said):
+        meta_gradient(tuple(risks), w, **{"alpha": 0.1} | given)
+
+
 def test_augmentation_and_targets_that_are_no_classes_are_refused():
     with pytest.raises(ValueError, match="takes batches as they are"):
         federation(PerFedAvg(0.1), local=Local(augment=lambda x, g: x))

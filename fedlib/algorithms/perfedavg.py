@@ -181,7 +181,10 @@ def mean(net: Net, each: Tensor) -> Tensor:
 
 
 class Updated(FedAvg):
-    """FedAvg + update: trained as FedAvg, and judged after a step at the rate ``alpha`` on a client's own samples."""
+    """FedAvg + update: trained as FedAvg, and judged after a step at the rate ``alpha`` on a client's own samples.
+    ``weighting`` as for :class:`PerFedAvg`.
+    """
 
-    def __init__(self, alpha: float = 0.1):
+    def __init__(self, alpha: float = 0.1, weighting: str = "samples"):
         self.alpha = require.real("alpha", alpha, least=0)
+        self.weighting = require.one_of("weighting", weighting, ("uniform", "samples"))

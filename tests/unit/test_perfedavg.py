@@ -328,6 +328,10 @@ def test_the_loss_of_a_round_is_that_after_the_step():
 
 def test_fedavg_with_an_update_trains_as_fedavg_does():
     same(everything(play(Updated(0.3))), everything(play(FedAvg())))
+    plain, even = (play(Updated(0.3, weighting=w), sizes=(3, 20)) for w in ("samples", "uniform"))
+    assert distance(plain.state, even.state) > 1e-4
+    with pytest.raises(ValueError, match="weighting must be 'uniform' or 'samples', got 'mean'"):
+        Updated(0.3, "mean")
     with pytest.raises(ValueError, match="alpha must be a finite number >= 0"):
         Updated(math.nan)
 

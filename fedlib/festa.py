@@ -63,6 +63,20 @@ def crossing(weights: int, tokens: int, width: int) -> float:
     return 2 * weights / (4 * tokens * width)
 
 
+def weights_of(*makes: Callable[[], nn.Module]) -> int:
+    """How many weights the modules have together."""
+    return sum(w.numel() for make in makes for w in make().parameters())
+
+
+def wire_bytes(tasks: Sequence[Task], tokens: int, width: int, *, rounds: int, steps: int, size: int, each: int) -> int:
+    """What FeSTA sends for one seed: four messages of ``size`` x T x D numbers for each client and step, and its head
+    and tail up and down in each round; ``each``: bytes of a number.
+    """
+    ends = sum(2 * task.clients * weights_of(task.head, task.tail) for task in tasks)
+    clients = sum(task.clients for task in tasks)
+    return each * rounds * (4 * steps * size * tokens * width * clients + ends)
+
+
 @dataclass(frozen=True)
 class Task:
     """What the clients of a task have in common.

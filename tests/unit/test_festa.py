@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fedlib import require, rng
 from fedlib.course import Central, Held, InTurn, Whole, drawn, pick, play
-from fedlib.festa import FeSTA, Stacked, Task, crossing, stack
+from fedlib.festa import FeSTA, Stacked, Task, crossing, stack, weights_of, wire_bytes
 from fedlib.models.vit import DenseTail, Encoder, FlatTail, PatchHead
 from fedlib.split import Part, Wire, forth_and_back, mean_state, unify
 
@@ -148,6 +148,9 @@ def test_bytes_are_the_formula_and_do_not_depend_on_the_body():
     )
     steps = 3 * 5 * 4 * 8 * BATCH * TOKENS * WIDTH
     assert small.wire.total == large.wire.total == len(SEEDS) * (steps + ends)
+    formula = wire_bytes(tasks(), TOKENS, WIDTH, rounds=1, steps=3, size=BATCH, each=8)
+    assert formula == steps + ends
+    assert weights_of(partial(nn.Linear, 3, 2), partial(nn.Linear, 1, 1, bias=False)) == 9
 
 
 def test_bytes_cross_where_the_formula_says():

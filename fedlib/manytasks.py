@@ -88,7 +88,7 @@ class Who:
     clients: int = 3  # of the poor task
     samples: int = 150  # of each of them
     helpers: int = 200  # samples of each client of the other tasks
-    test: int = 400  # scenes that judge
+    test: int = 400  # digits that judge, in two scenes each
     alpha: float = 0.1  # of the Dirichlet split of the poor task's classes
     noise: float = 0.2  # of a scene
 
@@ -106,19 +106,20 @@ class Who:
 def of_scenes(seed: int, who: Who, tuning: bool = False) -> Mapping[str, Own]:
     """A seed's samples of each task: digits, masks, places, and "labels", the digits of those who have the others.
 
-    The same ``who.test`` digits judge all seeds, in other scenes, and nobody trains on them; a seed that tunes does not
-    see them at all, and is judged on digits that its clients do not have. Raises ValueError where there are too few.
+    The same ``who.test`` digits judge all seeds, in two other scenes each, and nobody trains on them; a seed that tunes
+    does not see them at all, and is judged on digits that its clients do not have. Raises ValueError where there are
+    too few.
     """
     order = torch.randperm(1797, generator=rng.stream(0, "digits that judge"))
     judges, rest = order.split([who.test, len(order) - who.test])
     poor, each = who.clients * who.samples, 2 * who.helpers
     count = poor + 2 * each
     if len(rest) <= count:
-        raise ValueError(f"{count} scenes to train on and {who.test} that judge are more than there are digits, 1797")
+        raise ValueError(f"{count} scenes to train on and {who.test} digits that judge are more than there are digits, 1797")
     rest = rest[torch.randperm(len(rest), generator=rng.stream(seed, "digits"))]
     own = [
         scenes(len(among), noise=who.noise, rng=rng.stream(seed, "scenes", i), among=among)
-        for i, among in enumerate((*rest[:count].split([poor, each, each]), rest[count:] if tuning else judges))
+        for i, among in enumerate((*rest[:count].split([poor, each, each]), rest[count:] if tuning else judges.repeat(2)))
     ]
     few, masked, placed, test = own
     rows = who.split(few.digits, seed)

@@ -344,6 +344,23 @@ def test_answers_are_those_of_each_clients_own_network():
             torch.testing.assert_close(z[s, k], alone, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", [FeSTA, Whole])
+def test_one_answers_for_all_while_they_are_alike(kind):
+    """Right after an averaging, and not after the next step."""
+    way = kind(tasks()[:1], BODY, ADAM, SEEDS, **DOUBLE)
+    x = held()["class"].x_test
+    way.round([batches(0, names=("class",))])
+    short = way.answers("class", x)
+    assert way.alike
+    way.alike = False
+    torch.testing.assert_close(short, way.answers("class", x), rtol=1e-11, atol=1e-13)
+    way.alike = True
+    way.step(batches(1, names=("class",)))
+    assert not way.alike
+    z = way.answers("class", x)
+    assert not torch.allclose(z[:, 0], z[:, 1])
+
+
 def test_batches_depend_on_seed_task_client_and_step_alone():
     all_, own = held(), {"class": Held(*(t[1:] for t in held()["class"]))}
     for a, b in zip(drawn(all_, SEEDS, 4, 3, 2), drawn(own, SEEDS[1:], 4, 3, 2), strict=True):

@@ -24,6 +24,7 @@ def test_clients_have_samples_of_their_own_and_the_same_digits_judge():
     assert one["labels"][0].shape == (4, 10, 1, 12, 12)
     assert torch.equal(one["labels"][0][2:], one["other"][0])
     judges = one["classes"][3].bincount(minlength=10)
+    assert (judges.sum(), len(tunes["classes"][3])) == (100, 1797 - 50 - 60 - 40)
     assert torch.equal(judges, two["classes"][3].bincount(minlength=10))
     assert not torch.equal(one["classes"][2], two["classes"][2])  # other scenes of them
 
@@ -38,7 +39,7 @@ def test_clients_have_samples_of_their_own_and_the_same_digits_judge():
 
 
 def test_more_scenes_than_digits_are_refused():
-    with pytest.raises(ValueError, match=r"1350 scenes to train on and 447 that judge are more"):
+    with pytest.raises(ValueError, match=r"1350 scenes to train on and 447 digits that judge are more"):
         of_scenes(0, Who(samples=150, helpers=225, test=447))
     for name in ("clients", "samples", "helpers", "test"):
         with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):

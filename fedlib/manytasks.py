@@ -1,8 +1,8 @@
-"""Several tasks with one kind of image each: who has which samples, what a task's answer is, its loss and its score.
+"""Several tasks that share a body: who has which samples, what is asked, and a loss and a score of each task.
 
-Noisy scenes with a digit (which one, which pixels, where), and medical images (chest X-rays in three classes, vessels of
-the retina, pneumonia or none). Some clients have few samples of the first task, the *poor* one; two clients each have
-those of the others.
+Noisy scenes with a digit (which one, which pixels, where), and medical images (chest X-rays in three classes, vessels
+of the retina, pneumonia or none). Some clients have few samples of the first task, the *poor* one; two clients each
+have those of the others.
 """
 
 from __future__ import annotations
@@ -115,13 +115,15 @@ def of_scenes(seed: int, who: Who, tuning: bool = False) -> Mapping[str, Own]:
     poor, each = who.clients * who.samples, 2 * who.helpers
     count = poor + 2 * each
     if len(rest) <= count:
-        raise ValueError(f"{count} scenes to train on and {who.test} digits that judge are more than there are digits, 1797")
+        raise ValueError(
+            f"{count} scenes to train on and {who.test} digits that judge are more than there are digits, 1797"
+        )
     rest = rest[torch.randperm(len(rest), generator=rng.stream(seed, "digits"))]
-    own = [
-        scenes(len(among), noise=who.noise, rng=rng.stream(seed, "scenes", i), among=among)
-        for i, among in enumerate((*rest[:count].split([poor, each, each]), rest[count:] if tuning else judges.repeat(2)))
-    ]
-    few, masked, placed, test = own
+    parts = (*rest[:count].split([poor, each, each]), rest[count:] if tuning else judges.repeat(2))
+    few, masked, placed, test = (
+        scenes(len(part), noise=who.noise, rng=rng.stream(seed, "scenes", i), among=part)
+        for i, part in enumerate(parts)
+    )
     rows = who.split(few.digits, seed)
     x_masked, x_placed = (t.pixels.unflatten(0, (2, -1)) for t in (masked, placed))
     others = torch.cat([t.digits.unflatten(0, (2, -1)) for t in (masked, placed)])

@@ -4,8 +4,9 @@ On the kind of machine on which the reference was measured a run gives the same 
 processor last digits differ, and training may make much of them: there a number may move by :data:`SLACK` times what
 :mod:`book.drift` measured for its family of metrics, as long as that stays below the spread of its seeds. A number that
 moves by more than its seeds differ cannot be compared on another processor, and is counted as such. Where nothing was
-measured, that spread is all the room there is to compare with, and it is a guess: what leaves it is named as a warning,
-and the check fails only where most metrics do.
+measured, training there counts as drawn anew: what leaves the spread of its seeds is named as a warning, and the check
+fails where the mean over seeds is surely another (Welch's test, corrected for the number of metrics), where a number
+that no seed changes does, and where a claim is reversed.
 
 Committed evidence is checked for what contradicts itself, its card or the data this book knows. Values that were made
 up, with all that follows from them, contradict nothing: only a fresh run on the same kind of machine shows them.
@@ -24,6 +25,8 @@ from book.reference import Evidence
 
 SLACK = 3.0  # times the largest move that was measured: other processors may move it further
 USUAL = 0.9  # the share of metrics that move as usual
+SURELY = 0.001  # the chance of a false alarm in one chapter, on a processor where nothing was measured
+REVERSED = {"holds", "smaller", "direction only"}, {"opposite"}
 NAMED = 12  # metrics that a message gives with their numbers; of the others it gives the names
 
 
@@ -113,14 +116,33 @@ def _compare(slug: str, profile: str, was: Evidence, fresh: Evidence, findings: 
 
 
 def _roughly(where: str, was: Evidence, fresh: Evidence, findings: Findings) -> None:
-    """Compare on another processor without measured moves: each metric may move as far as its seeds differ."""
-    room = {name: _spread(metric) for name, metric in was["metrics"].items()}
-    moved = compare(was, fresh, room)
-    gone = [one for one in moved if one.now is None]
-    (findings.problems if gone or 2 * len(moved) > len(room) else findings.warnings).extend(_told(where, moved, was))
+    """Compare on another processor without measured moves, as if its seeds had been drawn anew."""
+    moved = compare(was, fresh, {name: _spread(metric) for name, metric in was["metrics"].items()})
+    findings.warnings += _told(where, [one for one in moved if one.now is not None], was)
+    findings.problems += _told(where, [one for one in moved if one.now is None], was)
+    for name in sorted(set(was["metrics"]) & set(fresh["metrics"])):
+        then, now = was["metrics"][name], fresh["metrics"][name]
+        if _surely_another(then, now, SURELY / len(was["metrics"])):
+            means = f"the mean over seeds was {then['mean']:g}, is {now['mean']:g}"
+            findings.problems.append(f"{where}, {name}: {means}: more than another processor explains")
     for claim, verdict in flips(was, fresh).items():
         before = was["claims"][claim]["verdict"]
-        findings.warnings.append(f"{where}, claim {claim!r}: the verdict was {before!r}, is {verdict!r} here")
+        text = f"{where}, claim {claim!r}: the verdict was {before!r}, is {verdict!r} here"
+        reversed_ = any(before in side and verdict in other for side, other in (REVERSED, REVERSED[::-1]))
+        (findings.problems if reversed_ else findings.warnings).append(text)
+
+
+def _surely_another(then: Any, now: Any, level: float) -> bool:
+    """Whether two means over seeds differ by more than fresh seeds would make them, with this chance of a mistake.
+
+    One seed, or seeds that are all equal on both sides, say nothing of a spread: there a hundredth is the room.
+    """
+    if not then["sd"] and not now["sd"]:
+        return abs(now["mean"] - then["mean"]) > _spread(then | {"sd": None}) + 1e-12
+    from scipy.stats import ttest_ind_from_stats  # slow to import, wanted only here
+
+    sides = [value for side in (then, now) for value in (side["mean"], side["sd"] or 0.0, len(side["values"]))]
+    return bool(ttest_ind_from_stats(*sides, equal_var=False).pvalue < level)
 
 
 def _told(where: str, moved: list[Moved], was: Evidence) -> list[str]:

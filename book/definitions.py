@@ -5,8 +5,9 @@ nowhere in the chapter's cells, in what importing its modules runs, or in a defi
 make a difference: what another chapter adds to a module leaves this one as it is. (A name put together at run time
 would be missed; a run in CI starts from nothing and would see it.)
 
-A package's ``__init__`` is a table of what it offers: each line of it counts for whoever uses that name. Code that uses
-a module as a value, as in ``dir(algorithms)``, can find anything in it: then all of it counts, and what is added to it.
+A package's ``__init__`` is a table of what it offers: each line of it counts for whoever uses that name (but a line
+added since, which leads to a module that the run did not import, cannot have been used). Code that uses a module as a
+value, as in ``dir(algorithms)``, can find anything in it: then all of it counts, and what is added to it.
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ Words = frozenset[str]
 
 
 class Part(NamedTuple):
-    """A statement: what it does, the words by which it finds others, and the modules that it uses as values."""
+    """A statement: what it does, the words by which it finds others, and the modules that it uses as values.
+
+    Of a line of a package's table also ``home``: the module in that package from which its name is taken.
+    """
 
     digest: str
     words: Words
     wholes: Words
+    home: str = ""
 
 
 @dataclass
@@ -52,7 +57,8 @@ class Module:
         made = cls()
         for statement in tree.body:
             for name, node in _exports(statement, bound) if package else [(_definition(statement), statement)]:
-                part = Part(digest(node), words(node), wholes(node, bound))
+                home = _home(node) if package else ""
+                part = Part(digest(node), words(node), wholes(node, bound), home)
                 (made.always if name is None else made.definitions[name]).append(part)
         return made
 
@@ -194,6 +200,13 @@ def _exports(statement: ast.stmt, bound: Mapping[str, str]) -> Iterator[tuple[st
         yield getattr(statement.targets[0], "id", None), statement
     else:
         yield _definition(statement), statement
+
+
+def _home(node: ast.AST) -> str:
+    """Of a line ``{"Name": "module"}`` of a table, the module; "" for anything else."""
+    values = node.values if isinstance(node, ast.Dict) else []
+    value = values[0] if len(values) == 1 else None
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
 
 
 def _table(value: ast.expr) -> list[tuple[str | None, ast.AST]] | None:

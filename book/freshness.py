@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,7 @@ from book import chapters, definitions, files, records
 State = Literal["fresh", "stale", "failed", "never"]
 Names = tuple[tuple[str, str], ...]  # modules that were given another name: pairs of the present and the former one
 COMPUTING = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "pillow")
+NEW_LINES = 3  # as many lines that a package's table got since a run are looked for
 _MISSING = "missing"
 _RUNS_DIFFERENTLY = {"parameters", "raises-exception", "skip-execution"}  # tags that change what a cell does
 
@@ -241,6 +243,21 @@ class Sources:
             return _MISSING
         return digest([part.digest for part in self.modules[name].parts(reached.words, reached.whole(name))])
 
+    def only_offers_more(self, name: str, modules: Mapping[str, str]) -> bool:
+        """Whether a package is what it was in ``modules`` (digests by name) but for a few lines of its table that lead
+        to modules which the run did not import: had it used such a line, it would have.
+        """
+        reached = definitions.reachable(self.cells, self.modules, modules)
+        if name not in self.modules or reached.whole(name):
+            return False
+        parts = self.modules[name].parts(reached.words)
+        idle = [n for n, part in enumerate(parts) if part.home and f"{name}.{part.home}" not in modules]
+        return any(
+            digest([part.digest for n, part in enumerate(parts) if n not in new]) == modules[name]
+            for count in range(1, NEW_LINES + 1)
+            for new in itertools.combinations(idle, count)
+        )
+
     def as_named(self, modules: Mapping[str, str]) -> Sources:
         """The same, with modules that have gone since ``modules`` (digests by name) found again by what they hold."""
         sources = self
@@ -283,11 +300,13 @@ def _data_now(data: dict[str, str], known: dict[str, str]) -> dict[str, str]:
 def changes(slug: str, dependencies: dict[str, Any], known_packs: dict[str, str] | None = None) -> list[str]:
     """What is no longer as the dependencies of a run say; empty when the run is fresh."""
     changed, modules = [], dependencies["modules"]
-    now = Sources.take(slug).as_named(modules).dependencies({}, modules)
+    sources = Sources.take(slug).as_named(modules)
+    now = sources.dependencies({}, modules)
     if now["cells"] != dependencies["cells"]:
         changed.append("the chapter's code cells")
     else:  # other cells may reach other definitions, which says nothing about modules
-        changed += [name for name, is_ in now["modules"].items() if modules.get(name) != is_]
+        differ = [name for name, is_ in now["modules"].items() if modules.get(name) != is_]
+        changed += [name for name in differ if name not in modules or not sources.only_offers_more(name, modules)]
     data = _data_now(dependencies["data"], known_packs or {})
     changed += [f"data set {name}" for name, was in dependencies["data"].items() if data[name] != was]
     if now["requirements"] != dependencies["requirements"]:

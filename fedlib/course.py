@@ -110,14 +110,19 @@ def drawn(held: Mapping[str, Held], seeds: Sequence[int], first: int, steps: int
     """The batches of some steps, from step ``first`` on: ``size`` samples of each client, drawn with replacement.
 
     What a client draws depends on its seed, task, number and step alone. Raises ValueError for a size or number of
-    steps below 1, and for tasks without samples.
+    steps below 1, a negative ``first``, no seed, and for tasks without samples for each seed.
     """
+    require.whole("first", first)
+    if not seeds:
+        raise ValueError("seeds: at least one is needed, got none")
     require.whole("size", size, 1)
     require.whole("steps", steps, 1)
     places = {}
     for name, (x, *_) in held.items():
         if x.ndim < 3 or not x.numel():
             raise ValueError(f"{name}: samples [S, K, n, ...] are needed, got {list(x.shape)}")
+        if len(x) != len(seeds):
+            raise ValueError(f"{name}: samples for each of {len(seeds)} seeds are needed, got those of {len(x)}")
         rows = [
             torch.randint(x.shape[2], (size,), generator=rng.stream(s, "batches", name, k, first + step))
             for s in seeds

@@ -50,12 +50,14 @@ class FeatureDistillation:
 
 def mean_features(features: Sequence[Tensor], how: FeatureDistillation) -> Tensor:
     """What the student is to imitate: the mean over teachers of their features [U, D], of norm 1 unless ``how.unit`` is
-    ``"neither"``; [U, D]. A zero stays zero: it points nowhere. Raises ValueError without a teacher, NotFinite for
-    features that are not finite, and for a teacher's that are all zero.
+    ``"neither"``; [U, D]. A zero stays zero: it points nowhere. Raises ValueError without a teacher, or for shapes that
+    differ; NotFinite for features that are not finite, and for a teacher's that are all zero.
     """
     if not features:
         raise ValueError("a mean of features needs at least one teacher")
     for i, f in enumerate(features):
+        if f.shape != features[0].shape:
+            raise ValueError(f"features of teacher {i}: expected {list(features[0].shape)}, got {list(f.shape)}")
         require.finite(f"features of teacher {i}", f)
         if how.unit != "neither" and not bool(f.any()):
             raise require.NotFinite(f"features of teacher {i}: all are zero and point nowhere: have they collapsed?")
@@ -63,7 +65,12 @@ def mean_features(features: Sequence[Tensor], how: FeatureDistillation) -> Tenso
 
 
 def feature_loss(features: Tensor, target: Tensor, how: FeatureDistillation) -> Tensor:
-    """Mean square over samples and dimensions between a student's features [B, D] and their target [B, D]."""
+    """Mean square over samples and dimensions between a student's features [B, D] and their target [B, D].
+
+    Raises ValueError for shapes that differ.
+    """
+    if features.shape != target.shape:
+        raise ValueError(f"features {list(features.shape)} and their target {list(target.shape)} must have one shape")
     own = normalize(features, dim=-1) if how.unit == "both" else features
     return (own - target).square().mean()
 

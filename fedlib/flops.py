@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fedlib import require
 from fedlib.losses import cross_entropy
 
 
@@ -23,7 +24,12 @@ class Load:
     parameters: int
 
     def round(self, samples: int, epochs: int, passes: int = 0) -> int:
-        """Operations of a client's round: ``epochs`` of training on so many samples, and further forward passes."""
+        """Operations of a client's round: ``epochs`` of training on so many samples, and further forward passes.
+
+        Raises ValueError for numbers that are not whole or negative.
+        """
+        for name, value in {"samples": samples, "epochs": epochs, "passes": passes}.items():
+            require.whole(name, value)
         return samples * (epochs * self.training + passes * self.forward)
 
 

@@ -65,18 +65,23 @@ def answers(
     weights: Weights,
     words: Tensor,
     rows: Tensor | None = None,
-    *,
-    prompt: Tensor | None = None,
-    prefix: Tensor | None = None,
-    places: Tensor | None = None,
+    **more: Tensor | None,
 ) -> Tensor:
     """Logits of S networks on inputs of their own, [S, B, words] (or [S, B, K, words] at K places).
 
-    Inputs go to the device of the weights.
+    ``more``: a ``prompt`` or ``prefix`` that goes before the input, and ``places``, as a Reader takes them. All go to
+    the device of the weights. Raises ValueError for anything else, for no weights, and for a text that nowhere asks:
+    its first word would be taken for the place.
     """
+    if not weights:
+        raise ValueError("weights: none are given")
+    for name in more:
+        require.one_of("what a network is given", name, (*BEFORE, "places"))
+    ask = getattr(network, "ask", None)
+    if more.get("places") is None and ask is not None and not bool((words == ask).any(-1).all()):
+        raise ValueError(f"words: each text has a word that asks, {ask}, and some have none")
     where = next(iter(weights.values())).device
-    asked = {"rows": rows, "prompt": prompt, "prefix": prefix, "places": places}
-    given = {name: value.to(where) for name, value in asked.items() if value is not None}
+    given = {name: value.to(where) for name, value in {"rows": rows, **more}.items() if value is not None}
 
     def one(weights: Weights, words: Tensor, given: Weights) -> Tensor:
         return functional_call(network, dict(weights), (words,), dict(given))

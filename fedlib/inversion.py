@@ -24,17 +24,24 @@ def invert(
     convolution has no slope.
 
     The network answers with ``features=True``, in evaluation mode. The state is whoever's the attacker has: the
-    client's own, or another's for want of it. Raises ValueError where such images have features of another shape,
-    NotFinite for features that are none.
+    client's own, or another's for want of it. Raises ValueError where such images have features of another shape
+    or the network cannot read them, NotFinite for features that are none.
     """
     require.whole("steps", steps)
     require.real("lr", lr, above=0)
     require.finite("features", features)
     if features.ndim < 2 or len(features) == 0:
         raise ValueError(f"features must be [N, ...] with N >= 1, got {list(features.shape)}")
+    if not shape:
+        raise ValueError("shape: an image has one dimension at least, got none")
+    for size in shape:
+        require.whole("shape", size, 1)
     noise = 0.1 * torch.randn(shape, generator=rng.stream(0, "inversion"), dtype=torch.float64)
     images = noise.to(features).repeat(len(features), *[1] * len(shape))
-    seen = net.predict(state, images[:1], features=True).shape[1:]
+    try:
+        seen = net.predict(state, images[:1], features=True).shape[1:]
+    except RuntimeError as error:
+        raise ValueError(f"shape: the network cannot read an image of shape {list(shape)}: {error}") from error
     if seen != features.shape[1:]:
         raise ValueError(
             f"features: images of shape {list(shape)} have features {list(seen)}, got {list(features.shape[1:])}"
@@ -56,6 +63,8 @@ def explained(images: Tensor, guesses: Tensor) -> float:
     1 is a perfect copy, 0 as good as showing the mean image for all; it is below 0 for worse, without bound. Raises
     ValueError for shapes that differ or images that are all equal, NotFinite for numbers that are none.
     """
+    if images.is_complex() or guesses.is_complex():
+        raise ValueError(f"images and guesses must be real, got {images.dtype} and {guesses.dtype}")
     if images.shape != guesses.shape or images.ndim < 2 or len(images) < 2:
         shapes = f"{list(images.shape)} and {list(guesses.shape)}"
         raise ValueError(f"images and guesses must have one shape [N, ...] with N >= 2, got {shapes}")

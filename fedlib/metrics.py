@@ -217,36 +217,20 @@ def cka_matrix(representations: Sequence[Tensor]) -> Tensor:
     return unit @ unit.T
 
 
-def rank1(
-    query: Tensor,
-    query_ids: Tensor,
-    gallery: Tensor,
-    gallery_ids: Tensor,
-    query_cameras: Tensor | None = None,
-    gallery_cameras: Tensor | None = None,
-) -> float:
+def rank1(query: Tensor, query_ids: Tensor, gallery: Tensor, gallery_ids: Tensor, *cameras: Tensor) -> float:
     """Share of the queries whose most similar entry of the gallery, by cosine, shows the same identity; in [0, 1].
 
-    Features [Q, D] and [G, D], ids and cameras [Q] and [G]; errors as :func:`fedlib.retrieval.ranked` has them.
+    Features, ids, cameras (of queries and of the gallery) and errors are those of :func:`fedlib.retrieval.ranked`.
     """
     from fedlib import retrieval
 
-    own = (query, query_ids, gallery, gallery_ids, query_cameras, gallery_cameras)
-    return retrieval.found_first(retrieval.ranked(*own))
+    return retrieval.found_first(retrieval.ranked(query, query_ids, gallery, gallery_ids, *cameras))
 
 
-def mean_average_precision(
-    query: Tensor,
-    query_ids: Tensor,
-    gallery: Tensor,
-    gallery_ids: Tensor,
-    query_cameras: Tensor | None = None,
-    gallery_cameras: Tensor | None = None,
-) -> float:
-    """Mean over the queries of the average precision of their rankings of the gallery, by cosine; in [0, 1]. See
-    :func:`rank1`.
+def mean_average_precision(*given: Tensor) -> float:
+    """Mean over the queries of the average precision of their rankings of the gallery, by cosine; in [0, 1]. It takes
+    what :func:`rank1` takes.
     """
     from fedlib import retrieval
 
-    own = (query, query_ids, gallery, gallery_ids, query_cameras, gallery_cameras)
-    return retrieval.average_precision(retrieval.ranked(*own))
+    return retrieval.average_precision(retrieval.ranked(*given))

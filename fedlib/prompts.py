@@ -29,10 +29,12 @@ def sampled(count: int, table: Tensor, among: Sequence[int], draws: torch.Genera
     """A prompt [count, width] of rows of the embedding table [words, width], drawn without putting back.
 
     ``among``: the numbers of words to draw from (the paper's are the 5,000 most frequent). Raises ValueError where they
-    are too few, or are no rows.
+    are too few, stand there twice, or are no rows.
     """
     require.whole("count", count)
     numbers = _rows("among", among, table)
+    if len(numbers.unique()) < len(numbers):
+        raise ValueError(f"among: each word stands there once; of {len(numbers)} only {len(numbers.unique())} differ")
     if count > len(numbers):
         raise ValueError(f"among: {count} different words are to be drawn, from {len(numbers)}")
     return table[numbers[torch.randperm(len(numbers), generator=draws)[:count]]].detach().clone()
@@ -75,7 +77,8 @@ def vote(answers: Tensor) -> Tensor:
 
     Raises ValueError where nobody votes, and for what are no whole numbers.
     """
-    if answers.ndim < 1 or not len(answers) or answers.is_floating_point() or answers.is_complex():
+    kinds = answers.is_floating_point() or answers.is_complex() or answers.dtype == torch.bool
+    if answers.ndim < 1 or not len(answers) or kinds:
         raise ValueError(f"answers: expected whole numbers [N, ...] of N > 0 voters; got {answers.dtype} "
                          f"{list(answers.shape)}")  # fmt: skip
     votes = (answers[:, None] == answers[None]).sum(1)  # [N, ...]: how many agree with each
@@ -86,7 +89,7 @@ def _rows(name: str, numbers: Sequence[int], table: Tensor) -> Tensor:
     """Numbers of words as a tensor. Raises ValueError for what is no row of the table, and for a table that is none."""
     if table.ndim != 2 or not bool(torch.isfinite(table).all()):
         raise ValueError(f"table: expected finite embeddings [words, width]; got {list(table.shape)}")
-    found = torch.as_tensor(list(numbers), dtype=torch.long)
+    found = torch.as_tensor([require.whole(name, n, None) for n in numbers], dtype=torch.long)
     if len(found) and not 0 <= int(found.min()) <= int(found.max()) < len(table):
         raise ValueError(f"{name}: words have numbers from 0 to {len(table) - 1}; got {found.tolist()}")
     return found

@@ -60,6 +60,8 @@ def digits(
     for name, number in {"samples": samples, "labelled": labelled, "test": test}.items():
         require.whole(name, number, 1)
     require.real("naming", naming, least=0, most=1)
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type, got {dtype}")
     require.real("noise", noise, least=0)
     own = data.load("digits", dtype=dtype, normalise=False)
     x, y = torch.cat([own.x_train, own.x_test]), torch.cat([own.y_train, own.y_test])
@@ -113,6 +115,8 @@ def reports(seed: int, vocabulary: int = 3000, places: int = 20, labelled: int =
     listed = torch.randperm(len(KINDS), generator=rng.stream(seed, "task"))[:3]
 
     def questions(size: int) -> Iterator[Batch]:
+        if require.whole("size", size, 2) % 2:
+            raise ValueError(f"size: as many questions are about news as about reviews, got {size}")
         draws, (news, films) = rng.stream(seed, "questions"), parts["questions"]
         while True:
             few = [torch.randint(len(y), (size // 2,), generator=draws) for _, y in (news, films)]

@@ -24,8 +24,8 @@ def unit(name: str, features: Tensor) -> Tensor:
     """Features [N, D] over their norms: float64. Raises ValueError for another shape, N or D of 0; NotFinite for a NaN
     or infinity, and for features that are all zero, which point nowhere.
     """
-    if not isinstance(features, Tensor) or features.ndim != 2 or features.numel() == 0:
-        form = list(features.shape) if isinstance(features, Tensor) else repr(features)
+    if not isinstance(features, Tensor) or features.ndim != 2 or features.numel() == 0 or features.is_complex():
+        form = f"{list(features.shape)}, {features.dtype}" if isinstance(features, Tensor) else repr(features)
         raise ValueError(f"{name} must be features [N, D] with N, D >= 1, got {form}")
     require.finite(name, features)
     wide = features.double()
@@ -77,14 +77,17 @@ def ranked(
 
 
 def found_first(matches: Tensor) -> float:
-    """Share of the queries whose ranking [Q, G] begins with a match: rank-1."""
+    """Share of the queries whose ranking [Q, G] begins with a match: rank-1. Raises ValueError for no ranking."""
+    _rankings(matches)
     return float(matches[:, 0].double().mean())
 
 
 def average_precision(matches: Tensor) -> float:
     """Mean over the queries of average precision: the mean, over the places of a query's matches, of the share of
     matches up to there. ``matches`` [Q, G] as :func:`ranked` gives them, which puts what does not count at the end.
+    Raises ValueError for no ranking.
     """
+    _rankings(matches)
     places = torch.arange(1, matches.shape[1] + 1, device=matches.device, dtype=torch.float64)
     precision = matches.double().cumsum(1) / places
     return float(((precision * matches).sum(1) / matches.sum(1)).mean())
@@ -145,6 +148,12 @@ def _columns(name: str, features: Sequence[Tensor], tests: Tests) -> dict[str, A
         found.append(scores(h.cpu(), ids, h.cpu(), ids, cameras, cameras))
     means = {f"{name}{m}": sum(one[m] for one in found) / len(found) for m in ("rank1", "map")}
     return means | {f"{name}rank1_clients": [one["rank1"] for one in found]}
+
+
+def _rankings(matches: Tensor) -> None:
+    if matches.ndim != 2 or matches.dtype != torch.bool or matches.numel() == 0 or not bool(matches.any(1).all()):
+        form = f"{matches.dtype} {list(matches.shape)}"
+        raise ValueError(f"matches must be rankings, bool [Q, G] with Q >= 1, and a match in each, got {form}")
 
 
 def _integers(name: str, values: Tensor, count: int) -> None:

@@ -44,19 +44,20 @@ class Wire:
         """What arrives: the same numbers, detached, in memory of their own. Of several clients the tensor has a row
         each, and each row is a message.
 
-        Raises ValueError for a direction other than up and down, for another number of rows than clients, and where
-        nothing is sent; NotFinite for NaN or infinity.
+        Raises ValueError for a direction other than up and down, clients that are no numbers, another number of rows
+        than clients, and where nothing is sent; NotFinite for NaN or infinity.
         """
         require.one_of("direction", direction, WAYS)
-        clients = [client] if isinstance(client, int) else list(client)
-        if not isinstance(client, int) and (not tensor.ndim or len(tensor) != len(clients)):
+        several = isinstance(client, Sequence)
+        clients = [require.whole("client", k) for k in (client if isinstance(client, Sequence) else [client])]
+        if several and (not tensor.ndim or len(tensor) != len(clients)):
             raise ValueError(f"{name}: {len(clients)} clients need a row each, got {list(tensor.shape)}")
         if not tensor.numel():
             raise ValueError(f"{name}: there is nothing in a message of shape {list(tensor.shape)}")
         require.finite(f"the message {name!r}", tensor)
-        shape = tuple(tensor.shape if isinstance(client, int) else tensor.shape[1:])
+        shape = tuple(tensor.shape[1:] if several else tensor.shape)
         size = payload_bytes({name: tensor}) // len(clients)
-        self.messages += [Message(name, direction, require.whole("client", k), shape, size) for k in clients]
+        self.messages += [Message(name, direction, k, shape, size) for k in clients]
         return tensor.detach().clone()
 
     def send_state(
@@ -130,7 +131,8 @@ def forth_and_back(
     """One batch forward through parts that client and server hold in turn, and gradients back: they are added to
     those of the parts' weights. Returns the loss.
 
-    An even number of parts ends on the server: then the labels go up, a message more. Raises ValueError for no part.
+    An even number of parts ends on the server: then the labels go up as they are, a message more; classes of int64
+    count eight bytes each. Raises ValueError for no part.
     """
     if not parts:
         raise ValueError("parts: a network needs at least one part, the client's")
@@ -168,13 +170,21 @@ class Part:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Write these values into the weights and buffers. Raises ValueError for other names or shapes."""
+        """Write these values into the weights and buffers. Raises ValueError for other names, shapes or kinds of
+        number, and for NaN or infinity; the part is then as it was.
+        """
         own = self.module.state_dict()
         if own.keys() != state.keys():
-            raise ValueError(f"the part has {', '.join(own)}; the state has {', '.join(state) or 'nothing'}")
+            here, there = (", ".join(names) or "nothing" for names in (own, state))
+            raise ValueError(f"the part has {here}; the state has {there}")
         for n, t in own.items():
             if t.shape != state[n].shape:
                 raise ValueError(f"{n}: the part has {list(t.shape)}, the state {list(state[n].shape)}")
+            if _kind(t) != _kind(state[n]):
+                raise ValueError(f"{n}: the part has {_kind(t)} numbers, {t.dtype}, the state {state[n].dtype}")
+            if not require.all_finite([state[n]]):
+                raise ValueError(f"{n}: a part takes finite numbers; {require.share_of_nonsense(state[n])}")
+        for n, t in own.items():
             t.copy_(state[n])
 
     def step(self) -> None:
@@ -189,11 +199,24 @@ class Part:
 
 
 def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of states with the same names, each counting alike; whole numbers are rounded. ValueError for none."""
+    """The mean of states with the same names, each counting alike; whole numbers are rounded.
+
+    Raises ValueError for none, for other names, shapes or types than the first has, and for complex numbers; NotFinite
+    for NaN or infinity.
+    """
     if not states:
         raise ValueError("states: the mean of none")
-    if odd := next((s for s in states if s.keys() != states[0].keys()), None):
-        raise ValueError(f"states have the same names; one has {', '.join(states[0])}, one {', '.join(odd)}")
+    for k, state in enumerate(states):
+        if state.keys() != states[0].keys():
+            first, other = (", ".join(s) or "nothing" for s in (states[0], state))
+            raise ValueError(f"states have the same names; one has {first}, one {other}")
+        for n, t in state.items():
+            first, here = (f"{own.dtype} {list(own.shape)}" for own in (states[0][n], t))
+            if here != first:
+                raise ValueError(f"states are alike; {n} is {first} in the first, {here} in state {k}")
+            if t.is_complex():
+                raise ValueError(f"{n}: real numbers have a mean here, got {t.dtype}")
+            require.finite(f"{n} of state {k}", t)
     means = {n: torch.stack([s[n].double() for s in states]).mean(0) for n in states[0]}
     return {n: (m if states[0][n].is_floating_point() else m.round()).to(states[0][n].dtype) for n, m in means.items()}
 
@@ -201,8 +224,10 @@ def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def unify(parts: Sequence[Part], name: str, wire: Wire) -> None:
     """Average the parts that clients 0, 1, ... hold: each goes up, the mean comes down to all. Optimisers keep what
     they remember. After each epoch, with a body for each client that the server averages, it is SplitFed (Thapa et al.
-    2022).
+    2022). Raises ValueError for no part, and for parts that are not alike.
     """
+    if not parts:
+        raise ValueError(f"parts: there is none to average as {name!r}")
     mean = mean_state([wire.send_state(name, part.state, "up", k) for k, part in enumerate(parts)])
     for k, part in enumerate(parts):
         part.load(wire.send_state(name, mean, "down", k))
@@ -213,24 +238,35 @@ def in_turn(
     batches: Sequence[Iterable[tuple[Tensor, Tensor]]],
     judge: Judge,
     wire: Wire,
+    before: int | None = None,
 ) -> list[Tensor]:
-    """Plain split learning: client 0 trains on its batches with the server, then hands its parts on to client 1, by
-    way of the server, and so on. Returns the losses of all steps.
+    """Plain split learning, a round: client 0 trains on its batches with the server, then hands its parts on to client
+    1, by way of the server, and so on. Returns the losses of all steps.
 
-    ``parts`` are those of the client at work and of the server, alternately. Raises ValueError for a client without
-    a batch.
+    ``parts`` are those of the client at work and of the server, alternately. ``before``: the client that held them
+    last, from the second round on the last one of the round before; it hands them on to client 0, and without it that
+    hand-over is not counted. What optimisers remember, such as momentum, goes on with the parts, from client to client
+    and from round to round, in no message: so the course is that of all batches in one place. Raises ValueError for no
+    part, no client, and a client without a batch.
     """
+    if not parts or not batches:
+        raise ValueError(f"parts and batches of at least one client are needed, got {len(parts)} and {len(batches)}")
+    holder = None if before is None else require.whole("before", before)
     losses: list[Tensor] = []
     for k, own in enumerate(batches):
-        for i, part in enumerate(parts):
-            if k and i % 2 == 0:  # held by clients
-                part.load(wire.send_state(f"part {i}", part.state, "up", k - 1))
-                part.load(wire.send_state(f"part {i}", part.state, "down", k))
-        before = len(losses)
+        if holder is not None and holder != k:
+            for i, part in enumerate(parts[::2]):  # those that clients hold
+                part.load(wire.send_state(f"part {2 * i}", part.state, "up", holder))
+                part.load(wire.send_state(f"part {2 * i}", part.state, "down", k))
+        holder, done = k, len(losses)
         for x, y in own:
             losses.append(forth_and_back(parts, x, y, judge, wire, k))
             for part in parts:
                 part.step()
-        if len(losses) == before:
+        if len(losses) == done:
             raise ValueError(f"batches: client {k} has none")
     return losses
+
+
+def _kind(t: Tensor) -> str:
+    return "complex" if t.is_complex() else "real" if t.is_floating_point() else "whole"

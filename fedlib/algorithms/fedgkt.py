@@ -43,9 +43,13 @@ def both_ways(logits: Tensor, other: Tensor, target: Tensor, weight: Tensor | fl
     """Cross-entropy and ``weight`` times the distillation from the ``other`` side's logits, which are constants:
     CE(z, y) + weight T^2 KL(softmax(other / T) || softmax(z / T)), mean over the batch; logits [B, C], target [B].
 
-    (He et al. 2020, equations 7 and 8, which are one with the sides exchanged.) With a weight of 0 it is the
-    cross-entropy.
+    (He et al. 2020, equations 7 and 8, which are one with the sides exchanged.) With a weight of 0, and an other side
+    that is finite, it is the cross-entropy. Raises ValueError for a temperature that is not above 0, and for a negative
+    or infinite weight or NaN; a weight that is a tensor is taken as it is, for its value may not be known yet.
     """
+    if not isinstance(weight, Tensor):
+        require.real("weight", weight, least=0)
+    require.real("temperature", temperature, above=0)
     return cross_entropy(logits, target) + weight * kd(logits, other, temperature)
 
 
@@ -62,7 +66,9 @@ class FedGKT(FedAvg):
     All clients begin with the same weights, or with those of ``edges()``, drawn for each. With ``down`` 0 clients train
     as if they were alone. Bytes: up n_k (|H| + C + 1) numbers, down n_k C; the answer closes a round and is entered in
     the ledger's, while the history's column ``down``, which is about broadcasts, stays 0. Raises ValueError for a body
-    that does not fit the edge, for edges that are no such networks, or when two clients hold the same sample.
+    that does not fit the edge, for edges that are no such networks, when two clients hold the same sample, for targets
+    that are no classes or that the federation's type cannot tell apart, and for an ``augment``: the server would answer
+    another picture than the client trains on.
     """
 
     personal = ("*",)
@@ -76,11 +82,22 @@ class FedGKT(FedAvg):
         serving: Serving = DEFAULT,
         edges: Callable[[], nn.Module] | None = None,
     ):
+        for name, make in {"body": body, "edges": edges}.items():
+            if not callable(make) and (name == "body" or make is not None):
+                raise ValueError(f"{name} must be a function that makes a network, got {make!r}")
+        if not isinstance(serving, Serving):
+            raise ValueError(f"serving must be a Serving, got {serving!r}")
         self.body, self.edges, self.serving = body, edges, serving
         self.up, self.down = require.real("up", up, least=0), require.real("down", down, least=0)
         self.temperature = require.real("temperature", temperature, above=0)
 
     def setup(self, fed: Federation) -> None:
+        if fed.local.augment:
+            raise ValueError("FedGKT's server answers pictures as they are; give Local no augment")
+        if fed.y.ndim != 1 or fed.y.is_floating_point():
+            raise ValueError(f"FedGKT sends a class for each sample, y [N], got {fed.y.dtype} {list(fed.y.shape)}")
+        if int(fed.y.max()) > 2 / torch.finfo(fed.dtype).eps:
+            raise ValueError(f"dtype: {fed.dtype} cannot send the class {int(fed.y.max())} as a number")
         rows = torch.cat(list(fed.split)).sort().values
         if len(twice := rows[1:][rows[1:] == rows[:-1]]):
             raise ValueError(f"FedGKT keeps one answer for each sample; two clients hold row {int(twice[0])}")

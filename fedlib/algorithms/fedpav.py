@@ -43,6 +43,14 @@ class FedPAV(FedAvg):
         distillation: FeatureDistillation = PLAIN,
         personal: Sequence[str] = ("head.*",),
     ):
+        if isinstance(personal, str):
+            raise ValueError(f"personal must be a sequence of patterns, got {personal!r}: give ({personal!r},)")
+        if not (public is None or isinstance(public, Tensor) or callable(public)):
+            raise ValueError(
+                f"public must be inputs [U, ...] or a function that gives a federation its own, got {public!r}"
+            )
+        if not isinstance(distillation, FeatureDistillation):
+            raise ValueError(f"distillation must be a FeatureDistillation, got {distillation!r}")
         self.weights = require.one_of("weights", weights, ("samples", "uniform", "cosine"))
         self.weighting = "uniform" if weights == "uniform" else "samples"
         self.public, self.distillation, self.personal = public, distillation, tuple(personal)
@@ -136,8 +144,10 @@ def turned(before: Tensor, after: Tensor) -> Tensor:
 
 def cosine_weights(moved: Sequence[Tensor], otherwise: Tensor) -> Tensor:
     """Weights m_k / sum_j m_j [m], float64; ``otherwise`` [m] where a distance is not finite or negative, or nobody
-    moved. Raises ValueError unless there is one distance for each weight.
+    moved. Raises ValueError unless there is one distance, a scalar, for each weight.
     """
+    if odd := [list(d.shape) for d in moved if d.numel() != 1]:
+        raise ValueError(f"a client's distance is one number, got {odd[0]}")
     if len(moved) != len(otherwise) or len(moved) == 0:
         raise ValueError(f"one distance is needed for each client, got {len(moved)} for {len(otherwise)}")
     m = torch.stack([d.detach().double().cpu().reshape(()) for d in moved])

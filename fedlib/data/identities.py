@@ -50,10 +50,12 @@ class Cameras:
 
     def __call__(self, x: Tensor, camera: Tensor) -> Tensor:
         """Pictures [M, C, H, W] as cameras [M] show them: x times contrast, plus brightness and light."""
-        if x.ndim != 4 or camera.shape != (len(x),) or int(camera.min()) < 0 or int(camera.max()) >= len(self.light):
+        form = torch.broadcast_shapes(self.contrast.shape, self.light.shape)[1:]
+        fits = x.ndim == 4 and len(x) > 0 and x.shape[1:] == form and camera.shape == (len(x),)
+        if not fits or camera.dtype != torch.int64 or int(camera.min()) < 0 or int(camera.max()) >= len(self.light):
             raise ValueError(
-                f"expected pictures [M, C, H, W] and for each a camera from 0 to {len(self.light) - 1}, got "
-                f"{list(x.shape)} and {list(camera.shape)}"
+                f"expected pictures [M, {', '.join(map(str, form))}] with M >= 1 and for each a camera from 0 to "
+                f"{len(self.light) - 1}, got {list(x.shape)} and {camera.dtype} {list(camera.shape)}"
             )
         return x * self.contrast[camera] + self.brightness[camera] + self.light[camera]
 
@@ -63,13 +65,19 @@ def cameras(count: int, size: int, draws: torch.Generator, strength: float = 1.0
     0.3, 0.5 and 0.5 times ``strength``, whose 0 is no style at all.
     """
     require.real("strength", strength, least=0)
+    require.whole("channels", channels, 1)
     tone = torch.randn(2, require.whole("count", count, 1), channels, 1, 1, generator=draws, dtype=torch.float64)
     light = smooth(count, size, 2, draws)
     return Cameras((0.3 * strength * tone[0]).exp(), 0.5 * strength * tone[1], 0.5 * strength * light)
 
 
 def smooth(count: int, size: int, detail: int, draws: torch.Generator) -> Tensor:
-    """Patterns [count, 1, size, size], float64: normal numbers on a grid of ``detail`` a side, interpolated."""
+    """Patterns [count, 1, size, size], float64: normal numbers on a grid of ``detail`` a side, interpolated.
+
+    Raises ValueError for numbers that are not whole, or below 1.
+    """
+    for name, value in {"count": count, "size": size, "detail": detail}.items():
+        require.whole(name, value, 1)
     coarse = torch.randn(count, 1, detail, detail, generator=draws, dtype=torch.float64)
     return F.interpolate(coarse, (size, size), mode="bicubic", align_corners=True)
 
@@ -125,6 +133,8 @@ class Scene:
     trials: int = 8
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.people, tuple) and isinstance(self.shots, tuple)):
+            raise ValueError(f"people and shots must be tuples, got {self.people!r} and {self.shots!r}")
         if len(self.people) != len(self.shots) or not self.people:
             raise ValueError(f"people and shots need one number for each client, got {self.people} and {self.shots}")
         for name, values in {"people": self.people, "shots": self.shots}.items():
@@ -141,7 +151,12 @@ class Scene:
         return [p * m for p, m in zip(self.people, self.shots, strict=True)]
 
     def draw(self, seed: int, dtype: torch.dtype = torch.float32, trial: bool = False) -> Seen:
-        """What is seen with a seed; with ``trial`` tests show the classes of photos that are for tuning."""
+        """What is seen with a seed; with ``trial`` tests show the classes of photos that are for tuning.
+
+        Raises ValueError for a type that is not floating, and where the photos have too few classes.
+        """
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point type, got {dtype}")
         return _seen(self, seed, dtype, trial)
 
 

@@ -54,7 +54,8 @@ class Body(nn.Module):
     maps where it changes their number; the mean over places; a linear ``head``.
 
     Input the maps [B, width, H, W] of an extractor; logits [B, classes], or with ``features=True`` the input of the
-    head. Raises ValueError without any width.
+    head. Raises ValueError without any width, and for widths, blocks or classes that are no whole numbers from 1 on
+    (``more``: from 0 on).
     """
 
     def __init__(
@@ -66,9 +67,12 @@ class Body(nn.Module):
         norm: str = "batch",
     ):
         super().__init__()
-        if not widths:
-            raise ValueError("widths: the server's part needs one residual block at least, got none")
+        if not isinstance(widths, Sequence) or not widths:
+            raise ValueError(f"widths: the server's part needs one residual block at least, got {widths!r}")
         require.whole("more", more)
+        require.whole("classes", classes, 1)
+        for i, value in enumerate(widths):
+            require.whole(f"widths[{i}]", value, 1)
         blocks, before = [], require.whole("width", width, 1)
         for after in widths:
             blocks += [_Block(before if i == 0 else after, after, norm) for i in range(1 + more)]
@@ -83,12 +87,17 @@ class Body(nn.Module):
 
 class Whole(nn.Module):
     """The extractor of ``edge()`` and ``body()`` in one: the network that FedGKT deploys, and that FedAvg would have to
-    train on every device. Answers as the body does for the extractor's maps.
+    train on every device. Answers as the body does for the extractor's maps. Raises ValueError for an edge without one.
     """
 
     def __init__(self, edge: Callable[[], Edge], body: Callable[[], nn.Module]):
         super().__init__()
-        self.extractor, self.body = edge().extractor, body()
+        both = edge(), body()
+        if not hasattr(both[0], "extractor"):
+            raise ValueError(
+                f"edge must make a network with an extractor, such as an Edge; got {type(both[0]).__name__}"
+            )
+        self.extractor, self.body = both[0].extractor, both[1]
 
     def forward(self, x: Tensor, features: bool = False) -> Tensor:
         h = self.extractor(x)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from fedlib import require
 from fedlib.models.transformer import Block
 
 
@@ -20,7 +21,8 @@ class Reader(nn.Module):
 
     What goes before the embedded input: ``prompt`` [p, width], or [B, p, width] with one for each text; and
     ``prefix`` [layers, p, width], which every block finds anew in the p places before its input. Raises ValueError for
-    a width that is no multiple of ``heads``, for texts shorter than ``length``, and for vectors of another shape.
+    sizes that are no whole numbers, a width that is no multiple of ``heads``, for texts shorter than ``length``, for
+    images where none has a place, and for vectors of another shape.
     """
 
     def __init__(
@@ -34,7 +36,18 @@ class Reader(nn.Module):
         image: tuple[int, int] | None = None,
     ):
         super().__init__()
-        if not 0 < ask < words:
+        sizes = {
+            "words": (words, 2),
+            "width": (width, 1),
+            "heads": (heads, 1),
+            "layers": (layers, 1),
+            "length": (length, 0),
+        }
+        for name, (value, least) in sizes.items():
+            require.whole(name, value, least)
+        for value in image or ():
+            require.whole("image", value, 1)
+        if not 0 < require.whole("ask", ask) < words:
             raise ValueError(f"ask: the word that asks has a number from 1 to {words - 1}, not {ask}")
         self.ask, self.length = ask, length
         self.word = nn.Embedding(words, width)
@@ -61,8 +74,13 @@ class Reader(nn.Module):
         if self.row is not None and self.height is not None:
             if rows is None:
                 raise ValueError("rows: this reader expects an image behind the words, and there is none")
+            if rows.shape[-2:] != (self.height.num_embeddings, self.row.in_features):
+                wanted = [self.height.num_embeddings, self.row.in_features]
+                raise ValueError(f"rows: this reader expects images {wanted}, got {list(rows.shape[-2:])}")
             image = self.row(rows) + self.height(torch.arange(rows.shape[-2], device=rows.device))
             h, seen = torch.cat([h, image], -2), torch.cat([seen, torch.ones_like(rows[..., 0], dtype=torch.bool)], -1)
+        elif rows is not None:
+            raise ValueError("rows: this reader has no place for an image; make it with image=(R, pixels)")
         return h, seen
 
     def hidden(self, h: Tensor, seen: Tensor, prefix: Tensor | None = None) -> Tensor:

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedlib import require
+
 
 class Twin(nn.Module):
     """``own`` and ``shared``, both made by ``make``, a function without arguments, and alike at first.
 
-    It answers as the client's own network, or as the ``part`` that is asked for.
+    It answers as the client's own network, or as the ``part`` that is asked for. Raises ValueError for another part.
     """
 
     def __init__(self, make: Callable[[], nn.Module]):
@@ -22,4 +24,4 @@ class Twin(nn.Module):
 
     def forward(self, x: Tensor, part: str = "own", **options: Any) -> Any:
         """Logits of the ``part``; ``options`` go to its forward."""
-        return getattr(self, part)(x, **options)
+        return getattr(self, require.one_of("part", part, ("own", "shared")))(x, **options)

@@ -17,19 +17,23 @@ class PatchHead(nn.Module):
     """Images [B, C, H, W] as tokens [B, T, D]: a perceptron for each patch of ``patch`` x ``patch`` pixels, that is a
     convolution whose stride is its width, and one of width 1.
 
-    Raises ValueError where height or width is no multiple of ``patch``.
+    Raises ValueError where height or width is no multiple of ``patch``, and for other channels.
     """
 
     def __init__(self, channels: int, patch: int, width: int):
         super().__init__()
         self.patch = require.whole("patch", patch, 1)
-        pixels = require.whole("channels", channels, 1) * patch**2
+        self.channels = require.whole("channels", channels, 1)
+        pixels = channels * patch**2
+        require.whole("width", width, 1)
         self.embed = nn.Sequential(nn.Linear(pixels, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.patch
-        if x.ndim != 4 or x.shape[2] % p or x.shape[3] % p:
-            raise ValueError(f"images [B, C, H, W] in whole patches of {p} x {p} are needed, got {list(x.shape)}")
+        if x.ndim != 4 or x.shape[2] % p or x.shape[3] % p or x.shape[1] != self.channels:
+            raise ValueError(
+                f"images [B, {self.channels}, H, W] in whole patches of {p} x {p} are needed, got {list(x.shape)}"
+            )
         cells = x.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # [B, C, rows, p, columns, p]
         return self.embed(cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
 
@@ -42,7 +46,9 @@ class Encoder(nn.Module):
 
     def __init__(self, tokens: int, width: int, heads: int = 4, layers: int = 2):
         super().__init__()
-        self.place = nn.Parameter(0.5 * torch.randn(require.whole("tokens", tokens, 1), width))
+        self.place = nn.Parameter(
+            0.5 * torch.randn(require.whole("tokens", tokens, 1), require.whole("width", width, 1))
+        )
         count = require.whole("layers", layers, 1)
         self.blocks = nn.ModuleList(Block(width, heads, 2 * width) for _ in range(count))
         self.norm = nn.LayerNorm(width)
@@ -69,7 +75,8 @@ class FlatTail(nn.Module):
 
     def __init__(self, tokens: int, width: int, outputs: int):
         super().__init__()
-        self.out = nn.Linear(require.whole("tokens", tokens, 1) * width, require.whole("outputs", outputs, 1))
+        numbers = require.whole("tokens", tokens, 1) * require.whole("width", width, 1)
+        self.out = nn.Linear(numbers, require.whole("outputs", outputs, 1))
 
     def forward(self, h: Tensor) -> Tensor:
         if h.ndim != 3 or h[0].numel() != self.out.in_features:
@@ -83,11 +90,12 @@ class DenseTail(nn.Module):
     def __init__(self, width: int, patch: int):
         super().__init__()
         self.patch = require.whole("patch", patch, 1)
-        self.out = nn.Linear(width, patch**2)
+        self.out = nn.Linear(require.whole("width", width, 1), patch**2)
 
     def forward(self, h: Tensor) -> Tensor:
-        side = round(h.shape[1] ** 0.5)
-        if side**2 != h.shape[1]:
-            raise ValueError(f"tokens of a square image are needed, got {h.shape[1]}")
+        side = round(h.shape[1] ** 0.5) if h.ndim == 3 else 0
+        if h.ndim != 3 or side**2 != h.shape[1]:
+            got = h.shape[1] if h.ndim == 3 else list(h.shape)
+            raise ValueError(f"tokens of a square image are needed, got {got}")
         cells = self.out(h).unflatten(1, (side, side)).unflatten(3, (self.patch, self.patch))
         return cells.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -304,6 +304,7 @@ class TestServerSteps(Planted):
                 "test_fedgkt.py::test_each_sample_meets_its_own_answer_in_whatever_order_batches_come",
                 "test_fedgkt.py::test_three_rounds_equal_a_derivation_by_hand[1.0-1.0-3.0]",
             ),
+            hook="FedGKT.aggregate",
         ),
         Fault(
             "fedgkt-answers-are-not-counted",
@@ -312,6 +313,7 @@ class TestServerSteps(Planted):
             "",
             "what the server answers costs nothing",
             tests=("test_fedgkt.py::test_bytes_are_the_formula_both_ways[1.0-dtype0]",),
+            hook="FedGKT.aggregate",
         ),
         Fault(
             "fedgkt-server-forgets-its-moments",
@@ -633,6 +635,7 @@ class TestObjectives(Planted):
             "if self.down or not bool",
             "clients are never taught",
             tests=("test_fedgkt.py::test_three_rounds_equal_a_derivation_by_hand[1.0-1.0-3.0]",),
+            hook="FedGKT.phases",
         ),
     )
 
@@ -995,6 +998,7 @@ class TestStates(Planted):
             '"logits": fed.net.predict(fed.state, x), "labels"',
             "the server is taught by the common start, not by the client",
             tests=("test_fedgkt.py::test_three_rounds_equal_a_derivation_by_hand[1.0-1.0-3.0]",),
+            hook="FedGKT.upload",
         ),
         Fault(
             "fedgkt-one-edge-for-all",
@@ -1011,5 +1015,6 @@ class TestStates(Planted):
             'return {"taught": fed.memory["taught"].max()}',
             "a client that the server has not answered learns from zeros",
             tests=("test_fedgkt.py::test_a_client_that_was_never_answered_learns_from_labels_alone",),
+            hook="FedGKT.context",
         ),
     )

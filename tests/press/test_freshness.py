@@ -173,6 +173,19 @@ def test_what_is_added_to_a_package_counts_for_whoever_looks_at_all_of_it(method
     assert (state("one"), state("all")) == ("fresh", "stale"), "the table of exports is part of it"
 
 
+def test_a_new_line_whose_word_stands_by_chance_in_the_chapter_makes_nothing_stale(tree, methods, state):
+    """Labels of figures name methods, too. Had the run used the line, it would have imported what it leads to."""
+    tree.add("label", work="from fedlib import methods\nprint(methods.Plain.gain, 'Better', 'Best')")
+    tree.pretend("label", modules=["fedlib", "fedlib.evidence", "fedlib.methods", "fedlib.methods.plain", "fedlib.toy"])
+    lines = '"Plain": "plain",\n    "Better": "better",\n    "Best": "best",'
+    methods.edit("fedlib/methods/__init__.py", '"Plain": "plain",', lines)
+    assert state("label") == "fresh"
+    methods.edit("fedlib/methods/__init__.py", '"Best": "best"', '"Best": "plain"')
+    assert state("label") == "stale", "what the run imported may be used by another name"
+    methods.edit("fedlib/methods/__init__.py", lines.replace('"Best": "best"', '"Best": "plain"'), "")
+    assert state("label") == "stale", "a line that is gone"
+
+
 @pytest.mark.parametrize("slug", ["one", "all"])
 def test_a_name_that_a_package_resolves_elsewhere_counts(methods, state, slug):
     (methods.root / "fedlib" / "methods" / "other.py").write_text("class Plain:\n    gain = 3\n")

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from book import cards, chapters, checks, drift, files, freshness, judging, records, reference, website
@@ -157,22 +158,58 @@ def test_where_nothing_was_measured_numbers_may_move_as_far_as_seeds_differ(demo
     assert "metrics moved" not in output
 
 
-def test_where_nothing_was_measured_what_moves_further_is_named_and_most_of_it_is_a_problem(demo):
-    demo.pretend("demo", shift=-0.3, **OTHER)  # of score/ours, one metric of two
+def test_where_nothing_was_measured_what_moves_further_is_named_and_surely_other_means_are_problems(demo):
+    demo.pretend("demo", shift=-0.03, **OTHER)  # of score/ours, three times the spread of its three seeds
     status, output = demo.press("check")
-    assert status == 0
-    assert "warning: demo, quick, score/ours" in output
+    assert status == 0, output
+    assert "warning: demo, quick, score/ours: was" in output
+    demo.pretend("demo", shift=-0.3, **OTHER)
+    status, output = demo.press("check")
+    assert status == 1
+    assert "problem: demo, quick, score/ours: the mean over seeds was 0.51, is 0.21: more than another" in output
     assert "warning: demo, quick, claim 'ours-wins': the verdict was 'holds', is 'smaller' here" in output
+
+
+def roughly(was, fresh):
+    findings = checks.Findings()
+    checks._roughly("demo, quick", was, fresh, findings)
+    return findings
+
+
+def drawn(rng, mean, sd, seeds):
+    return reference.statistics_of({str(seed): float(v) for seed, v in enumerate(rng.normal(mean, sd, seeds))})
+
+
+def test_a_metric_that_is_gone_is_a_problem_on_every_processor(demo):
     was = reference.committed("demo", "quick")
-    moved = was | {
-        "metrics": {n: m | {"values": {s: v + 9 for s, v in m["values"].items()}} for n, m in was["metrics"].items()}
-    }
-    findings = checks.Findings()
-    checks._roughly("demo, quick", was, moved, findings)
-    assert "demo, quick: 2 of 2 metrics moved" in findings.problems
-    findings = checks.Findings()
-    checks._roughly("demo, quick", was, was | {"metrics": {"score/ours": was["metrics"]["score/ours"]}}, findings)
-    assert any("is no longer recorded" in problem for problem in findings.problems)
+    less = was | {"metrics": {"score/ours": was["metrics"]["score/ours"]}}
+    assert any("is no longer recorded" in problem for problem in roughly(was, less).problems)
+
+
+def test_training_drawn_anew_is_no_problem_and_another_mean_is(demo):
+    """Chaotic training: each seed anywhere within the spread. A shift of four spreads is seen at eight seeds."""
+    rng, was = np.random.default_rng(3), reference.committed("demo", "quick")
+    before, same, worse = ({f"m/{i}": drawn(rng, mean, 0.1, 8) for i in range(40)} for mean in (0.5, 0.5, 0.1))
+    then, again = (was | {"metrics": metrics, "claims": {}} for metrics in (before, same))
+    assert roughly(then, again).problems == []
+    assert any("metrics moved" in warning for warning in roughly(then, again).warnings)
+    one = again | {"metrics": same | {"m/7": worse["m/7"]}}
+    assert [problem[:17] for problem in roughly(then, one).problems] == ["demo, quick, m/7:"]
+
+
+def test_a_number_that_no_seed_changes_may_not_change_elsewhere(demo):
+    was = reference.committed("demo", "quick")
+    bytes_ = [reference.statistics_of(dict.fromkeys("01", value)) for value in (1000.0, 1011.0)]
+    then, now = (was | {"metrics": {"bytes": value}, "claims": {}} for value in bytes_)
+    assert roughly(then, then).problems == []
+    assert any("the mean over seeds was 1000, is 1011" in problem for problem in roughly(then, now).problems)
+
+
+def test_a_claim_that_is_reversed_is_a_problem_on_every_processor(demo):
+    was = reference.committed("demo", "quick")
+    for verdict, problems in (("open", 0), ("smaller", 0), ("opposite", 1)):
+        claims = {name: claim | {"verdict": verdict} for name, claim in was["claims"].items()}
+        assert len(roughly(was, was | {"claims": claims}).problems) == problems
 
 
 @pytest.mark.parametrize("field", ["hash", "reference"])

@@ -64,3 +64,5 @@ def test_twins_are_alike_at_first_and_answer_as_the_own():
         twin.own.head.bias += 1
     torch.testing.assert_close(twin(x), twin(x, part="own"))
     torch.testing.assert_close(twin(x) - twin(x, part="shared"), torch.ones(4, 3))
+    with pytest.raises(ValueError, match="part must be 'own' or 'shared', got 'training'"):
+        twin(x, part="training")

@@ -74,6 +74,15 @@ def test_the_teacher_is_a_constant():
     )
 
 
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_a_lesson_of_nonsense_is_refused(weight):
+    z, y = torch.randn(5, 3, dtype=FLOAT), torch.zeros(5).long()
+    with pytest.raises(ValueError, match="weight must be a finite number >= 0"):
+        both_ways(z, z, y, weight, 3.0)
+    with pytest.raises(ValueError, match="temperature must be a finite number > 0"):
+        both_ways(z, z, y, 1.0, weight)
+
+
 def by_hand(rounds, up, down, temperature, how, make_body=BODY):
     """The protocol with modules and optimisers of torch, answers in a dictionary whose keys are samples."""
     x, y, split = samples()
@@ -258,6 +267,50 @@ def test_a_sample_of_two_clients_is_refused():
         federation(FedGKT(BODY), data=(x, y, shared), **ALL)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FedGKT(None), "body must be a function that makes a network, got None"),
+        (lambda: FedGKT(MLP(6, (5,), 3), edges=5), "edges must be a function that makes a network, got 5"),
+        (lambda: FedGKT(BODY, serving="x"), "serving must be a Serving, got 'x'"),
+        (lambda: FedGKT(BODY, serving=None), "serving must be a Serving, got None"),
+    ],
+)
+def test_what_makes_no_network_is_refused_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_pictures_that_are_changed_in_training_are_refused():
+    """The server has seen the plain ones: its answer would be another picture's."""
+    with pytest.raises(ValueError, match="answers pictures as they are; give Local no augment"):
+        federation(FedGKT(BODY), local=Local(2, 8, 0.1, augment=lambda x, source: x.flip(1)))
+
+
+def test_targets_that_are_no_classes_are_refused():
+    x, y, split = samples()
+    with pytest.raises(ValueError, match=r"a class for each sample, y \[N\], got torch.float64 \[\d+, 1\]"):
+        federation(FedGKT(BODY), data=(x, y[:, None].to(FLOAT), split), **ALL)
+    with pytest.raises(ValueError, match=r"torch\.bfloat16 cannot send the class 300 as a number"):
+        federation(
+            FedGKT(partial(MLP, 6, (5,), 301)), data=(x, 150 * y, split), model=partial(MLP, 5, (6,), 301),
+            dtype=torch.bfloat16, **ALL,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "layer"])
+def test_every_layer_has_the_norm_that_was_asked_for(norm):
+    kind = nn.BatchNorm2d if norm == "batch" else nn.GroupNorm
+    found = [
+        m for make in (Edge(width=16, hidden=16, norm=norm), Body(16, (16, 32), 1, norm=norm)) for m in make.modules()
+    ]
+    norms = [m for m in found if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)]
+    assert len(norms) == 2 + 2 * 4 + 1  # two layers; two in each of four blocks, and one in the way around the third
+    assert all(isinstance(m, kind) for m in norms)
+    if norm != "batch":
+        assert {m.num_channels // m.num_groups for m in norms} == ({8} if norm == "group" else {16, 32})
+
+
 @pytest.mark.parametrize(("name", "value"), [("epochs", -1), ("batch_size", 0), ("lr", float("nan")), ("lr", 0.0)])
 def test_a_server_of_nonsense_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be"):
@@ -278,6 +331,15 @@ def test_the_whole_network_is_the_body_upon_the_extractor(hidden, body):
     assert torch.equal(whole(x), upon(h))
     assert torch.equal(whole(x, features=True), upon(h, features=True))
     assert upon(h, features=True).shape == (4, 24)
+
+
+def test_an_extractor_is_a_convolution_its_norm_and_a_relu():
+    edge, x = Edge(width=4).eval(), torch.randn(2, 1, 8, 8)
+    convolution, norm, _ = edge.extractor
+    norm.running_mean += 0.3
+    expected = ((convolution(x) - 0.3) / (1 + norm.eps) ** 0.5).clamp(min=0)
+    assert 0.2 < (expected == 0).double().mean() < 0.9
+    torch.testing.assert_close(edge(x, features=True), expected)
 
 
 def test_an_edges_classifier_reads_maps_of_half_the_size():
@@ -302,8 +364,14 @@ def test_each_of_them_can_be_computed_for_many_clients_at_once(make):
         (lambda: Edge(size=1), "size must be a whole number of at least 2, got 1"),
         (lambda: Edge(hidden=0), "hidden must be a whole number of at least 1, got 0"),
         (lambda: Edge(classes=2.5), "classes must be a whole number of at least 1, got 2.5"),
-        (lambda: Body(widths=()), "needs one residual block at least"),
+        (lambda: Body(widths=()), r"needs one residual block at least, got \(\)"),
+        (lambda: Body(widths=8), "needs one residual block at least, got 8"),
+        (lambda: Whole(partial(MLP, 3, (2,), 2), Body), "edge must make a network with an extractor, .* got MLP"),
         (lambda: Body(more=-1), "more must be a whole number"),
+        (lambda: Body(widths=(8, -1)), r"widths\[1\] must be a whole number of at least 1, got -1"),
+        (lambda: Body(widths=(2.5,)), r"widths\[0\] must be a whole number of at least 1, got 2.5"),
+        (lambda: Body(classes=0), "classes must be a whole number of at least 1, got 0"),
+        (lambda: Body(norm="none"), "norm must be"),
         (lambda: Edge(norm="none"), "norm must be"),
     ],
 )

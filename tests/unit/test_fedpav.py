@@ -305,6 +305,39 @@ def test_the_server_step_is_that_of_torch(unit):
     assert distance(fed.state, plain.state) > 1e-3
 
 
+def test_a_later_round_teaches_at_its_own_rate_with_draws_of_its_own():
+    x, how = normal(9, 12, 5), FeatureDistillation(share=2.0, batch_size=5)
+    fed, seen = made(FedPAV(public=x, distillation=how), local=Local(1, 8, 0.1, 0.9, lr_decay=0.5)), []
+    fed.observers = [lambda f, s: seen.append(s)]
+    fed.run(1)
+    before = dict(fed.state)
+    fed.run(1)
+    mean = before | weighted_mean(seen[1].uploads, torch.tensor(SIZES, dtype=FLOAT) / 38)
+    target = mean_features([fed.net.predict(mean | u, x, features=True) for u in seen[1].uploads], how)
+    names = [n for n in fed.net.parameters if not n.startswith("head")]
+    student = FeatureStudent(fed.net, mean, names, x, target, how, 2.0 * 0.1 * 0.5, rng.stream(3, "distil", 1))
+    student.do()
+    same(fed.state, student.state, 1e-14)
+
+
+def test_a_student_trains_its_statistics_and_leaves_its_start_alone():
+    fed = federation(model=Normed)
+    start, x = {n: t.clone() for n, t in fed.state.items()}, public()
+    given_, target, how = dict(fed.state), normal(1, 12, 6), FeatureDistillation(epochs=2, batch_size=5)
+    student = FeatureStudent(fed.net, given_, fed.net.parameters[:-2], x, target, how, 0.1, rng.stream(0))
+    student.do()
+    same(given_, start)
+    module, draws = Normed().to(FLOAT), rng.stream(0)
+    module.load_state_dict(start)
+    sgd = torch.optim.SGD(module.body.parameters(), 0.1, 0.9, weight_decay=5e-4)
+    for _ in range(2):
+        for rows in torch.randperm(12, generator=draws).split(5):
+            sgd.zero_grad()
+            F.mse_loss(module(x[rows], features=True), target[rows]).backward()
+            sgd.step()
+    same(student.state, {n: t.detach() for n, t in module.state_dict().items()}, 1e-12)
+
+
 def test_it_teaches_in_every_nth_round_and_never_without_passes():
     x, fast = public(), {"share": 3.0, "weight_decay": 0.0}
     third, never, plain = (
@@ -349,6 +382,20 @@ def test_nonsense_is_refused():
         made(FedPAV(personal=("body.*",)))
     with pytest.raises(ValueError, match="FedPAV needs a network with a linear layer named head"):
         made(model=lambda: nn.Sequential(nn.Linear(5, 9)))
+    with pytest.raises(ValueError, match=r"personal must be a sequence of patterns, got 'head.\*'"):
+        FedPAV(personal="head.*")  # letter by letter one pattern would be *, and all would stay at home
+    with pytest.raises(
+        ValueError, match=r"public must be inputs .* or a function that gives a federation its own, got 'x'"
+    ):
+        FedPAV(public="x")
+    with pytest.raises(ValueError, match="distillation must be a FeatureDistillation, got None"):
+        FedPAV(distillation=None)
+    with pytest.raises(ValueError, match=r"a client's distance is one number, got \[2\]"):
+        cosine_weights([torch.ones(2)], torch.ones(1))
+    with pytest.raises(ValueError, match=r"features of teacher 1: expected \[2, 3\], got \[1, 3\]"):
+        mean_features([torch.ones(2, 3), torch.ones(1, 3)], FeatureDistillation())
+    with pytest.raises(ValueError, match=r"features \[2, 3\] and their target \[1, 3\] must have one shape"):
+        feature_loss(torch.ones(2, 3), torch.ones(1, 3), FeatureDistillation())
     with pytest.raises(ValueError, match="at least one teacher"):
         mean_features([], FeatureDistillation())
     with pytest.raises(require.NotFinite, match="features of teacher 1: all are zero"):

@@ -286,6 +286,11 @@ def test_in_turn_clients_hand_on_head_and_tail():
     for a, b in zip(way.parts, alone.parts, strict=True):
         for w, v in zip(a.module.weights, b.module.weights, strict=True):
             torch.testing.assert_close(w, v, rtol=1e-10, atol=1e-12)
+    for end in ("head", "tail"):  # up from whoever worked last, down to whoever is next; one of each seed
+        label = next(m.name for m in way.wire.messages if m.name.startswith(f"class {end}/"))
+        for direction, order in (("up", [0, 1, 2, 0, 1]), ("down", [1, 2, 0, 1, 2])):
+            sent = [m.client for m in way.wire.messages if (m.name, m.direction) == (label, direction)]
+            assert sent == [k for k in order for _ in SEEDS]
     ends = sum(w[0].numel() for p in (way.heads["class"], way.tails["class"]) for w in p.module.weights)
     activations = 2 * 3 * 2 * 4 * BATCH * TOKENS * WIDTH
     assert way.wire.total == len(SEEDS) * 8 * (activations + 5 * 2 * ends)  # six turns, five times handed on
@@ -320,6 +325,25 @@ def test_what_is_looked_at():
     assert seen[0]["bytes"][1] == 2 * seen[0]["bytes"][0] == way.wire.total // 2
     z = way.answers("class", held()["class"].x_test)
     assert seen[1]["class"][-1] == pytest.approx(right(z[1], held()["class"].y_test[1].expand(3, -1)).mean().item())
+
+
+class Watched(FeSTA):
+    """Keeps what it was trained on."""
+
+    def round(self, steps):
+        self.rounds = [*getattr(self, "rounds", []), steps]
+        super().round(steps)
+
+
+def test_a_course_goes_through_its_steps_one_after_the_other():
+    """No step comes twice, and none is left out: rounds are pieces of one long course."""
+    way = Watched(tasks()[:1], BODY, ADAM, SEEDS, **DOUBLE)
+    play(way, held(), {"class": right}, rounds=3, steps=2, size=4)
+    assert [len(steps) for steps in way.rounds] == [2, 2, 2]
+    seen = [x for steps in way.rounds for x, _ in (step["class"] for step in steps)]
+    course = [x for x, _ in (step["class"] for step in drawn(held(), SEEDS, 0, 6, 4))]
+    assert all(torch.equal(a, b) for a, b in zip(seen, course, strict=True))
+    assert not any(torch.equal(a, b) for i, a in enumerate(course) for b in course[:i])
 
 
 def test_a_body_that_is_frozen_from_a_round_on():
@@ -402,6 +426,15 @@ def test_a_course_without_samples_is_refused():
     empty = {"class": Held(*(t[:, :, :0] for t in held()["class"][:2]), *held()["class"][2:])}
     with pytest.raises(ValueError, match=r"class: samples .* are needed"):
         drawn(empty, SEEDS, 0, 1, 1)
+    with pytest.raises(ValueError, match="first must be a whole number of at least 0, got -1"):
+        drawn(held(), SEEDS, -1, 1, 1)
+    with pytest.raises(ValueError, match="seeds: at least one is needed, got none"):
+        drawn(held(), (), 0, 1, 1)
+    for seeds in (SEEDS[:1], (*SEEDS, 9)):  # one set of samples would serve all seeds, or a seed none
+        with pytest.raises(
+            ValueError, match=f"class: samples for each of {len(seeds)} seeds are needed, got those of 2"
+        ):
+            drawn(held(), seeds, 0, 1, 1)
     for name in ("steps", "size"):
         with pytest.raises(ValueError, match=f"{name} must be a whole number"):
             drawn(held(), SEEDS, **{"first": 0, "steps": 1, "size": 1} | {name: 0})

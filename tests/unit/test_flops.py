@@ -61,3 +61,13 @@ def test_no_batch_is_refused(x):
 def test_what_is_no_classifier_is_refused():
     with pytest.raises(ValueError, match=r"logits \[B, C\], got \[1, 2, 8, 8\]"):
         flops.load(nn.Conv2d(1, 2, 3, padding=1), torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [((-5, 2), "samples must be a whole"), ((2.5, 2), "samples must be a whole"), ((5, -2), "epochs must be a whole"),
+     ((5, 2, -1), "passes must be a whole")],
+)  # fmt: skip
+def test_a_round_of_nonsense_has_no_load(given, message):
+    with pytest.raises(ValueError, match=message):
+        flops.Load(1, 3, 4).round(*given)

@@ -55,6 +55,21 @@ def test_a_view_is_shifted_by_at_most_so_many_pixels():
     assert 1.4 < float(moved.abs().max()) <= 1.5
 
 
+def test_a_view_moves_up_and_down_as_well_as_sideways():
+    across = torch.arange(9, dtype=FLOAT).expand(1, 1, 9, 9).repeat(200, 1, 1, 1)
+    look = Look(size=9, shift=1.5, turn=0.0, noise=0.0)
+    moves = torch.stack([views(x, look, rng.stream(1))[:, 0, 4, 4] - 4 for x in (across, across.transpose(2, 3))])
+    assert float(moves.abs().amax(1).min()) > 1.4
+    assert abs(float(torch.corrcoef(moves)[0, 1])) < 0.2
+
+
+def test_styles_have_the_deviations_that_are_told():
+    for strength in (1.0, 2.0):
+        style = cameras(4000, 3, rng.stream(0), strength)
+        found = [style.contrast.log().std(), style.brightness.std(), style.light[:, 0, 0, 0].std()]
+        assert [float(f) for f in found] == pytest.approx([0.3 * strength, 0.5 * strength, 0.5 * strength], rel=0.05)
+
+
 def test_a_camera_is_contrast_brightness_and_light():
     style, x = cameras(3, 9, rng.stream(0), channels=2), torch.randn(4, 2, 9, 9, dtype=FLOAT)
     camera = torch.tensor([2, 0, 1, 1])
@@ -78,6 +93,17 @@ def test_a_camera_is_contrast_brightness_and_light():
         (lambda: views(torch.zeros(0, 1, 9, 9), PLAIN, rng.stream(0)), r"patterns \[M, 1, H, W\] with M >= 1, got \[0"),
         (lambda: cameras(2, 9, rng.stream(0))(torch.zeros(1, 1, 9, 9), torch.tensor([2])), "a camera from 0 to 1"),
         (lambda: cameras(2, 9, rng.stream(0))(torch.zeros(2, 1, 9, 9), torch.tensor([1])), r"got \[2, 1, 9, 9\] and"),
+        (lambda: cameras(2, 9, rng.stream(0))(torch.zeros(0, 1, 9, 9), torch.zeros(0).long()), "with M >= 1"),
+        (lambda: cameras(2, 9, rng.stream(0))(torch.zeros(1, 1, 9, 9), torch.zeros(1)), r"torch.float32 \[1\]"),
+        (
+            lambda: cameras(2, 9, rng.stream(0))(torch.zeros(1, 1, 8, 8), torch.zeros(1).long()),
+            r"pictures \[M, 1, 9, 9\]",
+        ),
+        (lambda: cameras(2, 9, rng.stream(0), channels=0), "channels must be a whole number of at least 1, got 0"),
+        (lambda: smooth(0, 9, 4, rng.stream(0)), "count must be a whole number of at least 1, got 0"),
+        (lambda: smooth(1, 0, 4, rng.stream(0)), "size must be a whole number of at least 1, got 0"),
+        (lambda: smooth(1, 9, 0, rng.stream(0)), "detail must be a whole number of at least 1, got 0"),
+        (lambda: SMALL.draw(0, torch.int64), "dtype must be a floating-point type, got torch.int64"),
     ],
 )
 def test_nonsense_is_refused(make, message):
@@ -113,6 +139,23 @@ def test_each_client_has_cameras_of_its_own():
     centre = gap.mean((1, 2, 3))
     assert len({round(float(c), 1) for c in centre[:2]}) == 2  # two cameras
     assert float((centre[0::2].diff()).abs().max()) > 0.05  # and others at the next client
+
+
+def test_every_picture_is_that_of_its_own_camera():
+    """Clients have two each, whose turn it is by the number of the shot, and the server two of its own."""
+    plain, styled = (Scene((2, 3), (4, 2), 3, 4, 5, strength=s).draw(7, FLOAT) for s in (0.0, 0.7))
+    style = cameras(6, 12, rng.stream(7, "cameras"), 0.7)
+    shots = torch.tensor([0, 1, 0, 1] * 2 + [0, 1] * 3)
+    torch.testing.assert_close(styled.x, style(plain.x, 2 * plain.home + shots))
+    place = torch.arange(2).repeat_interleave(12)
+    torch.testing.assert_close(styled.x_test, style(plain.x_test, 2 * place + plain.cameras))
+    torch.testing.assert_close(styled.public, style(plain.public, 4 + torch.tensor([0, 1, 0, 1, 0])))
+
+
+def test_a_scene_is_as_noisy_as_asked():
+    clean, noisy = (Scene((8,), (8,), 3, noise=n, strength=0.0).draw(0, FLOAT) for n in (0.0, 2.0))
+    for part in ("x", "x_test", "public"):
+        assert float((getattr(noisy, part) - getattr(clean, part)).std()) == pytest.approx(2, rel=0.05)
 
 
 def photos(monkeypatch):
@@ -151,6 +194,7 @@ def test_a_scene_that_no_set_of_photos_can_show_is_refused(monkeypatch):
         scene.draw(0)
     for wrong, message in (
         ({"people": ()}, "one number for each client"),
+        ({"people": [2, 3]}, r"people and shots must be tuples, got \[2, 3\]"),
         ({"shots": (1,)}, "one number for each client"),
         ({"people": (1, 0)}, "people must be a whole number of at least 1, got 0"),
         ({"looks": 1}, "looks must be a whole number of at least 2"),

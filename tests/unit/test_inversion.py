@@ -83,6 +83,8 @@ def test_shapes_that_differ_are_refused_and_not_broadcast(guesses):
 def test_one_image_or_equal_ones_have_no_variance():
     with pytest.raises(ValueError, match="with N >= 2"):
         explained(images(1, 4), images(1, 4))
+    with pytest.raises(ValueError, match="images and guesses must be real, got torch"):
+        explained(images(3, 4) + 0j, images(3, 4))
     with pytest.raises(ValueError, match="all are equal"):
         explained(torch.ones(3, 4), torch.zeros(3, 4))
 
@@ -104,6 +106,9 @@ def test_no_numbers_are_refused():
         (torch.zeros(2, 5), {}, r"images of shape \[9\] have features \[6\], got \[5\]"),
         (torch.zeros(0, 6), {}, "features must be .* N >= 1"),
         (torch.zeros(6), {}, "features must be"),
+        (torch.zeros(2, 6), {"shape": ()}, "shape: an image has one dimension at least, got none"),
+        (torch.zeros(2, 6), {"shape": (0,)}, "shape must be a whole number of at least 1, got 0"),
+        (torch.zeros(2, 6), {"shape": (8,)}, r"shape: the network cannot read an image of shape \[8\]"),
         (torch.zeros(2, 6), {"steps": -1}, "steps must be a whole number"),
         (torch.zeros(2, 6), {"lr": math.nan}, "lr must be a finite number"),
     ],
@@ -111,4 +116,4 @@ def test_no_numbers_are_refused():
 def test_nonsense_is_named(features, options, message):
     net = Net(MLP(9, (6,), 3))
     with pytest.raises(ValueError, match=message):
-        invert(net, net.initial(), features, (9,), **options)
+        invert(net, net.initial(), features, **{"shape": (9,)} | options)

@@ -134,6 +134,19 @@ def test_readers_refuse_nonsense():
     for wrong in (torch.zeros(WIDTH), torch.zeros(3, WIDTH + 1), torch.zeros(2, 3, WIDTH)):
         with pytest.raises(ValueError, match="prompt: expected"):
             reader()(texts(), prompt=wrong.to(FLOAT))
+    for wrong in ({"heads": 0}, {"layers": 0}, {"layers": -1}, {"length": -1}, {"image": (0, 4)}, {"image": (4, 2.5)}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least {int(name != 'length')}"):
+            reader(**wrong)
+    for given in ((1, 1, 8), (5, 1.5, 8), (5, 1, 0), (5, 1, -8)):
+        with pytest.raises(ValueError, match="must be a whole number of at least"):
+            Reader(*given)
+    rows = torch.zeros(5, 4, 6, dtype=FLOAT)
+    with pytest.raises(ValueError, match="rows: this reader has no place for an image"):
+        reader()(texts(), rows)
+    for wrong in (rows[:, :3], rows[..., :5]):
+        with pytest.raises(ValueError, match=r"rows: this reader expects images \[4, 6\], got"):
+            reader(image=(4, 6))(texts(), wrong)
     with pytest.raises(ValueError, match="a prefix for 3 blocks"):
         reader()(texts(), prefix=torch.zeros(3, 2, WIDTH, dtype=FLOAT))
 
@@ -158,6 +171,9 @@ def test_words_are_drawn_without_putting_back_from_the_frequent_ones():
     first = Counter(int(prompts.sampled(1, table, among, rng.stream(s, "s"))[0, 0]) for s in range(700))
     assert set(first) == set(among)
     assert min(first.values()) > 60
+    learned = torch.randn(9, 3).requires_grad_()
+    for p in (prompts.sampled(2, learned, range(9), rng.stream(0)), prompts.written([1], learned)):
+        assert not p.requires_grad  # a prompt is a leaf of its own, not a view into the network
 
 
 def test_labels_stand_first_and_the_mean_of_their_words_counts():
@@ -189,6 +205,11 @@ def test_beginnings_refuse_nonsense():
         prompts.written([1], table * float("nan"))
     with pytest.raises(ValueError, match="table: expected finite embeddings"):
         prompts.written([1], table[0])
+    with pytest.raises(ValueError, match="among: each word stands there once; of 3 only 2 differ"):
+        prompts.sampled(2, table, [1, 4, 1], draws)
+    for wrong in (1.5, True, "a"):
+        with pytest.raises(ValueError, match="words must be a whole number"):
+            prompts.written([wrong], table)
     for count in (-1, 1.5, None):
         with pytest.raises(ValueError, match="count must be a whole number"):
             prompts.uniform(count, 3, draws)
@@ -218,7 +239,7 @@ def test_the_majority_wins_and_a_tie_goes_to_the_first_prompt():
     assert prompts.vote(answers).tolist() == [1, 5, 2, 4]
     assert prompts.vote(answers[[1, 2, 0]]).tolist() == [3, 5, 2, 4]
     assert prompts.vote(answers[:1]).tolist() == answers[0].tolist()
-    for wrong in (answers[:0], answers.double(), torch.tensor(3)):
+    for wrong in (answers[:0], answers.double(), torch.tensor(3), answers > 3):
         with pytest.raises(ValueError, match="answers: expected whole numbers"):
             prompts.vote(wrong)
 
@@ -361,6 +382,16 @@ def test_training_refuses_nonsense():
         frozen.stack([])
     with pytest.raises(ValueError, match="networks of one form"):
         frozen.stack([reader(), reader(layers=1)])
+    with pytest.raises(ValueError, match="a network is given must be 'prompt' or 'prefix' or 'places', got 'suffix'"):
+        frozen.answers(net, weights, torch.stack([texts()] * 3), suffix=before["prompt"])
+    with pytest.raises(ValueError, match="weights: none are given"):
+        frozen.answers(net, {}, torch.stack([texts()] * 3))
+    silent = torch.stack([texts()] * 3)
+    silent[1, 2, -1] = 1
+    with pytest.raises(ValueError, match="each text has a word that asks, 11, and some have none"):
+        frozen.answers(net, weights, silent)
+    places = torch.zeros(3, 5, 1, dtype=torch.long)
+    assert frozen.answers(net, weights, silent, places=places).shape == (3, 5, 1, WORDS)  # they are told
 
 
 def test_the_fingerprint_tells_names_shapes_types_and_every_bit():

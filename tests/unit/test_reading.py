@@ -61,6 +61,18 @@ def test_the_task_is_whether_the_digit_is_one_of_five():
     assert source(4).hard != own.hard
 
 
+def test_seeds_differ_in_images_questions_and_noise():
+    one, other = source(0), source(1)
+    asked = [next(own.questions(50)) for own in (one, other)]
+    assert not torch.equal(asked[0].words, asked[1].words)
+    assert pictures(one.labelled.rows) != pictures(other.labelled.rows)
+    noise = [(own.shifted.rows - own.test.rows).flatten() for own in (one, other)]
+    assert abs(float(torch.corrcoef(torch.stack(noise))[0, 1])) < 0.1
+    again = source(0)
+    assert torch.equal(next(again.questions(50)).words, asked[0].words)
+    assert torch.equal(again.shifted.rows, one.shifted.rows)
+
+
 def test_no_image_serves_two_purposes():
     own = source(samples=300)
     asked = set().union(*(pictures(batch.rows) for batch in islice(own.questions(100), 20)))
@@ -84,6 +96,8 @@ def test_digits_refuse_nonsense():
             reading.digits(0, **wrong)
     with pytest.raises(ValueError, match="leave nothing to hold out of 1797 images"):
         reading.digits(0, samples=1200, labelled=97)
+    with pytest.raises(ValueError, match=r"dtype must be a floating-point type, got torch\.int64"):
+        reading.digits(0, dtype=torch.int64)
     for wrong in ({"naming": 1.5}, {"naming": math.nan}, {"noise": -0.1}, {"noise": math.inf}):
         with pytest.raises(ValueError, match="must be a finite number"):
             reading.digits(0, **wrong)
@@ -177,7 +191,10 @@ def test_the_task_of_texts_is_a_list_of_three_and_parts_are_apart(texts):
             assert answer == (yes if reading.KINDS[right[tuple(row)]] in mine else no)
     apart = torch.cat([own.labelled.words, own.held.words]).tolist()
     assert sorted(row[:6] for row in apart) == sorted(x.tolist())
-    assert reading.reports(2, 60, 6, labelled=4).hard != own.hard
+    other = reading.reports(2, 60, 6, labelled=4)
+    assert other.hard != own.hard
+    assert not torch.equal(other.labelled.words, own.labelled.words)
+    assert not torch.equal(next(other.questions(40)).words, next(own.questions(40)).words)
 
 
 def test_texts_refuse_nonsense(texts):
@@ -186,3 +203,8 @@ def test_texts_refuse_nonsense(texts):
     for wrong in ({"labelled": 0}, {"places": 0}, {"vocabulary": 19}):
         with pytest.raises(ValueError, match="must be a whole number of at least"):
             reading.reports(0, **{"vocabulary": 60, "places": 6} | wrong)
+    own = reading.reports(0, 60, 6, labelled=4)
+    with pytest.raises(ValueError, match="as many questions are about news as about reviews, got 5"):
+        next(own.questions(5))
+    with pytest.raises(ValueError, match="size must be a whole number of at least 2, got 0"):
+        next(own.questions(0))

@@ -137,6 +137,27 @@ def test_nonsense_is_refused(measure, given_, cameras, message):
         measure(*given_, *cameras)
 
 
+@pytest.mark.parametrize("measure", [retrieval.found_first, retrieval.average_precision])
+@pytest.mark.parametrize(
+    "matches",
+    [
+        torch.ones(0, 3).bool(),
+        torch.ones(3, 0).bool(),
+        torch.ones(3).bool(),
+        torch.ones(2, 3),
+        torch.tensor([[True], [False]]),
+    ],
+)
+def test_what_is_no_ranking_has_no_score(measure, matches):
+    with pytest.raises(ValueError, match=r"matches must be rankings, bool \[Q, G\] .*got torch"):
+        measure(matches)
+
+
+def test_complex_features_are_no_features():
+    with pytest.raises(ValueError, match=r"query must be features .*got \[7, 4\], torch.complex"):
+        metrics.rank1(*without(0, GIVEN[0] + 0j))
+
+
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
 @pytest.mark.parametrize("place", [0, 2])
 def test_features_that_collapsed_or_are_not_finite_are_no_features(place, value):

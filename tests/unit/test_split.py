@@ -49,6 +49,7 @@ def test_gradients_through_the_messages_are_those_of_the_composed_network(places
     expected = torch.autograd.grad(judge(net(x), y), list(net.parameters()))
     loss = forth_and_back(cut_at(net, *places), x, y, judge, Wire(), 0)
     assert loss.item() == pytest.approx(judge(net(x), y).item(), abs=1e-14)
+    assert not loss.requires_grad  # whoever keeps losses keeps no graphs
     for p, g in zip(net.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-12, atol=1e-14)
 
@@ -189,6 +190,9 @@ def test_what_arrives_has_its_own_memory():
         ((torch.tensor(1.0), "up", [0]), "1 clients need a row each"),
         ((torch.ones(0, 3), "up", 0), "nothing in a message of shape"),
         ((torch.ones(2), "up", -1), "client must be a whole number of at least 0"),
+        ((torch.ones(2), "up", 1.5), "client must be a whole number of at least 0, got 1.5"),
+        ((torch.ones(2, 3), "up", [0, None]), "client must be a whole number of at least 0, got None"),
+        ((torch.ones(2, 3), "up", "ab"), "client must be a whole number of at least 0, got 'a'"),
     ],
 )
 def test_nonsense_is_not_sent(what, message):
@@ -210,6 +214,10 @@ def test_a_cut_is_crossed_and_then_come_back_over():
     cut.cross(net(x))
     with pytest.raises(ValueError, match="'h' still awaits a gradient"):
         cut.cross(net(x))
+    cut.received.sum().backward()
+    back(cut)
+    with pytest.raises(ValueError, match="nothing has crossed the cut 'h'"):
+        back(cut)  # a gradient comes back once
     with pytest.raises(ValueError, match="direction must be"):
         Cut(Wire(), "h", "left", 0)
     with pytest.raises(ValueError, match="at least one part"):
@@ -252,6 +260,38 @@ def test_a_state_is_a_copy_and_another_does_not_fit():
         part.load(part.state | {"0.weight": torch.zeros(2, 6)})
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.zeros(7), r"4.bias: the part has \[3\], the state \[7\]"),
+        (
+            torch.zeros(3, dtype=torch.complex128),
+            "4.bias: the part has real numbers, torch.float64, the state torch.com",
+        ),
+        (torch.zeros(3, dtype=torch.int64), "4.bias: the part has real numbers, torch.float64, the state torch.int64"),
+        (torch.tensor([1.0, float("nan"), 2.0]), "4.bias: a part takes finite numbers; 1 of 3 numbers are NaN"),
+        (torch.tensor([float("inf"), 0.0, 2.0]), "4.bias: a part takes finite numbers; 1 of 3 numbers"),
+    ],
+)
+def test_a_part_that_refuses_a_state_is_as_it_was(bad, message):
+    """The last of the tensors is wrong: none before it may have been written."""
+    part = Part(network(), SGD)
+    before = part.state
+    with pytest.raises(ValueError, match=message):
+        part.load({n: torch.zeros_like(t) for n, t in before.items()} | {"4.bias": bad})
+    assert all(torch.equal(before[n], t) for n, t in part.state.items())
+
+
+def test_counts_are_loaded_as_counts():
+    part = Part(nn.BatchNorm1d(2), SGD)
+    with pytest.raises(
+        ValueError, match=r"num_batches_tracked: the part has whole numbers, torch.int64, the state tor"
+    ):
+        part.load(part.state | {"num_batches_tracked": torch.tensor(1.5)})
+    part.load(part.state | {"num_batches_tracked": torch.tensor(7)})
+    assert part.module.num_batches_tracked == 7
+
+
 def test_unified_parts_are_equal_and_their_mean():
     net = [nn.Sequential(network(k), nn.BatchNorm1d(3).double()) for k in range(3)]
     for k, own in enumerate(net):
@@ -272,6 +312,18 @@ def test_the_mean_of_states_needs_states_alike():
         mean_state([])
     with pytest.raises(ValueError, match="one has a, one b"):
         mean_state([{"a": torch.ones(1)}, {"b": torch.ones(1)}])
+    with pytest.raises(ValueError, match="one has a, one nothing"):
+        mean_state([{"a": torch.ones(1)}, {}])
+    with pytest.raises(ValueError, match=r"a is torch.float32 \[1\] in the first, torch.float32 \[2\] in state 1"):
+        mean_state([{"a": torch.ones(1)}, {"a": torch.ones(2)}])
+    with pytest.raises(ValueError, match=r"a is torch.float32 \[1\] in the first, torch.float64 \[1\] in state 2"):
+        mean_state([{"a": torch.ones(1)}, {"a": torch.ones(1)}, {"a": torch.ones(1).double()}])
+    with pytest.raises(ValueError, match=r"a: real numbers have a mean here, got torch\.complex64"):
+        mean_state([{"a": torch.ones(1, dtype=torch.complex64)}])
+    with pytest.raises(require.NotFinite, match="a of state 1: 1 of 1 numbers"):
+        mean_state([{"a": torch.ones(1)}, {"a": torch.tensor([float("nan")])}])
+    with pytest.raises(ValueError, match="parts: there is none to average as 'head'"):
+        unify([], "head", Wire())
     assert mean_state([{"n": torch.tensor(1)}, {"n": torch.tensor(2)}, {"n": torch.tensor(2)}])["n"] == 2
 
 
@@ -296,10 +348,45 @@ def test_in_turn_the_next_client_goes_on_where_the_last_one_stopped():
     assert {(m.direction, m.client) for m in handed} == {("up", 0), ("down", 1)}
 
 
+def test_the_last_client_of_a_round_hands_on_to_the_first_of_the_next():
+    """Rounds in turn are one long turn: the same weights, and a hand-over between any two clients at work."""
+    net, alone, wire = network(), network(), Wire()
+    parts = [Part(piece, SGD) for piece in cut_at(net, *U)]
+    ends = 8 * sum(p.numel() for part in (parts[0], parts[2]) for p in part.module.parameters())
+    for t in range(3):
+        in_turn(parts, [[batch(2 * t)], [batch(2 * t + 1)]], judge, wire, before=1 if t else None)
+        handed = [m for m in wire.messages if m.name.startswith("part")]
+        ways = {("up", 0), ("down", 1)} | ({("up", 1), ("down", 0)} if t else set())
+        assert {(m.direction, m.client) for m in handed} == ways
+        assert {m.name.split("/")[0] for m in handed} == {"part 0", "part 2"}
+        assert sum(m.bytes for m in handed) == ends * len(ways)
+        assert wire.end_round() == (2 * 2 * 320 + ends * len(ways) // 2,) * 2
+    optimiser = SGD(alone.parameters())  # one momentum for all rounds and clients
+    for i in range(6):
+        optimiser.zero_grad()
+        x, y = batch(i)
+        judge(alone(x), y).backward()
+        optimiser.step()
+    for a, b in zip(net.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_client_that_goes_on_alone_hands_nothing_on():
+    wire, parts = Wire(), [Part(piece, SGD) for piece in cut_at(network(), *U)]
+    in_turn(parts, [[batch()]], judge, wire, before=0)
+    assert not [m for m in wire.messages if m.name.startswith("part")]
+
+
 def test_a_client_without_batches_is_refused():
     parts = [Part(piece, SGD) for piece in cut_at(network(), *U)]
     with pytest.raises(ValueError, match="client 1 has none"):
         in_turn(parts, [[batch()], []], judge, Wire())
+    with pytest.raises(ValueError, match="at least one client are needed, got 3 and 0"):
+        in_turn(parts, [], judge, Wire())
+    with pytest.raises(ValueError, match="at least one client are needed, got 0 and 1"):
+        in_turn([], [[batch()]], judge, Wire())
+    with pytest.raises(ValueError, match="before must be a whole number of at least 0, got -1"):
+        in_turn(parts, [[batch()]], judge, Wire(), before=-1)
 
 
 def test_full_batches_of_equal_clients_averaged_each_step_are_federated_sgd():

@@ -46,6 +46,26 @@ def test_an_encoder_without_places_treats_tokens_alike_and_with_them_it_does_not
     torch.testing.assert_close(body(h[:, turned]), body(h)[:, turned], rtol=1e-11, atol=1e-12)
 
 
+def test_an_encoder_is_its_blocks_in_order_and_its_looks_are_the_last_ones():
+    body = rng.build(lambda: Encoder(4, 8, 2, 3), 0).double()
+    h = torch.randn(3, 4, 8, generator=rng.stream("tokens"), dtype=torch.float64)
+    assert len(body.blocks) == 3
+    x, seen, looks = h + body.place, torch.ones(3, 4, dtype=torch.bool), []
+    for block in body.blocks:
+        x, own = block(x, seen)
+        looks.append(own.mean(1))
+    torch.testing.assert_close(body(h), torch.nn.functional.layer_norm(x, (8,), body.norm.weight, body.norm.bias))
+    torch.testing.assert_close(body.looks(h), looks[-1])
+    assert not torch.allclose(looks[-1], looks[0])
+
+
+def test_a_flat_tail_lays_tokens_end_to_end():
+    tail = rng.build(lambda: FlatTail(4, 8, 3), 0).double()
+    h = torch.randn(2, 4, 8, generator=rng.stream("tokens"), dtype=torch.float64)
+    by_token = tail.out.weight.view(3, 4, 8)
+    torch.testing.assert_close(tail(h), torch.einsum("otd,btd->bo", by_token, h) + tail.out.bias)
+
+
 def test_looks_are_shares():
     body = rng.build(lambda: Encoder(4, 8, 2, 1), 0).double()
     looks = body.looks(torch.randn(3, 4, 8, generator=rng.stream("tokens"), dtype=torch.float64))
@@ -67,6 +87,12 @@ def test_looks_are_shares():
         (lambda: FlatTail(4, 8, 0), "outputs must be"),
         (lambda: FlatTail(4, 8, 3)(torch.zeros(1, 5, 8)), "tokens of 32 numbers in all are needed"),
         (lambda: DenseTail(8, 0), "patch must be"),
+        (lambda: PatchHead(1, 3, 0), "width must be a whole number of at least 1, got 0"),
+        (lambda: Encoder(4, 0), "width must be a whole number of at least 1, got 0"),
+        (lambda: FlatTail(4, 0, 3), "width must be a whole number of at least 1, got 0"),
+        (lambda: DenseTail(0, 3), "width must be a whole number of at least 1, got 0"),
+        (lambda: PatchHead(2, 3, 8)(torch.zeros(1, 1, 6, 6)), r"images \[B, 2, H, W\] in whole patches of 3 x 3"),
+        (lambda: DenseTail(8, 3)(torch.zeros(4, 8)), r"tokens of a square image are needed, got \[4, 8\]"),
         (lambda: DenseTail(8, 3)(torch.zeros(1, 5, 8)), "tokens of a square image are needed, got 5"),
     ],
 )

@@ -165,6 +165,7 @@ def test_bytes_of_a_round_go_into_the_ledger():
     assert (wire.messages, wire.ledger.down, wire.ledger.up) == ([], [4 * each], [4 * each])
     forth_and_back(cut_at(network(), 2), x, y, judge, wire, 0)
     assert wire.end_round() == (each, each + 5 * 8)  # a gradient; activations and labels of eight bytes
+    assert (wire.ledger.down, wire.ledger.up) == ([4 * each, each], [4 * each, each + 40])
     assert wire.total == 10 * each + 40
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from federations import FLOAT, NORMABLE, Normed, federation, same, samples
+from federations import FLOAT, NORMABLE, Normed, federation, same, samples, tensors
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
@@ -245,6 +245,17 @@ def test_the_first_round_has_no_moments_and_the_second_goes_on_with_them():
     assert int(fed.memory["steps"]) == 2
     idle = played(FedGKT(BODY, serving=Serving(0)), 2)
     same(idle.memory["body"], idle.algorithm.net(idle).initial())
+
+
+def test_a_round_replaces_what_it_remembers():
+    """In place, a round that fails could not be taken back."""
+    fed = played(FedGKT(BODY), 1)
+    kept = [t for _, t in tensors(fed.memory, "memory")]
+    before = [t.clone() for t in kept]
+    fed.run(1)
+    assert len(kept) > 10
+    assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
+    assert not torch.equal(fed.memory["logits"], kept[[n for n, _ in tensors(fed.memory, "")].index("/logits")])
 
 
 NONSENSE = {

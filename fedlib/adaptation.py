@@ -4,7 +4,7 @@ Every method is asked the same: from the model that a client holds before local 
 (:func:`fedlib.personal.client_models`), ``steps`` full-batch gradient steps at one rate on the client's training
 samples, judged on its test samples. After no step that is the server's model, after one step what Per-FedAvg trains
 for; FedAvg after a step is "FedAvg + update". The public code of pFedMe takes these steps on *test* batches, with
-their labels: here only rows that the client holds in the federation can adapt.
+their labels: here only rows that the client holds in the federation can adapt, and none that judges, nor its copy.
 """
 
 from __future__ import annotations
@@ -70,16 +70,16 @@ def accuracies_after(
     Other arguments as for :func:`adapted`. Raises ValueError, too, for test rows that are missing or that adapt, and
     for classes that the network has no output for.
     """
-    numbers = [require.whole("steps", s) for s in steps]
-    if not numbers or numbers != sorted({*numbers}):
-        raise ValueError(f"steps must be ascending numbers, such as (0, 1, 5); got {list(steps)}")
+    require.real("rate", rate, least=0)
+    numbers = _ascending(steps)
     if len(split) != fed.clients:
         raise ValueError(f"split: test rows are needed for each of {fed.clients} clients, got {len(split)}")
+    if not len(x) or len(x) != len(y):
+        raise ValueError(
+            f"test samples: as many labels as samples, and one at least, are needed; got {len(x)}, {len(y)}"
+        )
     rows = list(fed.split) if rows is None else _own(fed, rows)
-    if x.untyped_storage().data_ptr() == fed.x.untyped_storage().data_ptr():
-        for k, (test, train) in enumerate(zip(split, rows, strict=True)):
-            if both := sorted({*test.tolist()} & {*train.tolist()}):
-                raise ValueError(f"client {k}: test row {both[0]} is among those that adapt; judge on other samples")
+    _apart(fed, rows, x, y, split)
     classes = fed.net.predict(fed.state | fed.own.get(0, {}), fed.input(fed.x[:1])).shape[-1]
     if int(y.max()) >= classes:
         raise ValueError(f"the network has {classes} outputs, classes 0 to {classes - 1}; y has {int(y.max())}")
@@ -97,8 +97,11 @@ def after_steps(
     rate: float, steps: Sequence[int], x: Tensor, y: Tensor, split: Sequence[Tensor], by_client: bool = False
 ) -> Observer:
     """Columns ``adapted_0``, ``adapted_1``, ...: mean over all K clients of :func:`accuracies_after`, with its spread
-    between clients ``adapted_1_sd`` and, if wanted, the list ``adapted_1_clients``.
+    between clients ``adapted_1_sd`` and, if wanted, the list ``adapted_1_clients``. Raises ValueError at once for
+    a rate and for steps that :func:`accuracies_after` would refuse.
     """
+    require.real("rate", rate, least=0)
+    _ascending(steps)
 
     def observe(fed: Federation, seen: Round) -> dict:
         row: dict = {}
@@ -121,6 +124,36 @@ def _own(fed: Federation, rows: Sequence[Tensor]) -> list[Tensor]:
         if strange := sorted({*some.tolist()} - {*own.tolist()}):
             raise ValueError(f"rows[{k}]: row {strange[0]} is no training sample of client {k}; adapt on its own alone")
     return list(rows)
+
+
+def _ascending(steps: Sequence[int]) -> list[int]:
+    """The numbers of steps. Raises ValueError unless they are whole and ascend, and there is one at least."""
+    numbers = [require.whole("steps", s) for s in steps] if isinstance(steps, Sequence) else []
+    if not numbers or numbers != sorted({*numbers}):
+        raise ValueError(f"steps must be ascending numbers, such as (0, 1, 5); got {steps!r}")
+    return numbers
+
+
+def _apart(fed: Federation, rows: Sequence[Tensor], x: Tensor, y: Tensor, split: Sequence[Tensor]) -> None:
+    """Raises ValueError where a client is judged on a sample that adapts, be it the same row or a copy of it: equal
+    numbers and an equal label.
+    """
+    if x.shape[1:] != fed.x.shape[1:]:
+        return  # nothing here can be a copy
+    test, train = _marks(x), _marks(fed.x)
+    for k, (judging, own) in enumerate(zip(split, rows, strict=True)):
+        seen = {value: i for i, value in zip(own.tolist(), train[own.cpu()].tolist(), strict=True)}
+        for i, value in zip(judging.tolist(), test[judging.cpu()].tolist(), strict=True):
+            j = seen.get(value)
+            if j is not None and torch.equal(x[i].to(fed.x), fed.x[j]) and int(y[i]) == int(fed.y[j]):
+                raise ValueError(f"client {k}: test row {i} is among those that adapt; judge on other samples")
+
+
+def _marks(x: Tensor) -> Tensor:
+    """A whole number for each sample [N], by its numbers alone: equal samples have equal ones, others hardly ever."""
+    bits = (x.detach().flatten(1).cpu().double() + 0.0).view(torch.int64)  # -0.0 is 0.0
+    factors = torch.randint(2**62, bits.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 + 1
+    return (bits * factors).sum(1)  # modulo 2^64, so in any order
 
 
 def _judged(

@@ -42,7 +42,7 @@ class Whole(FeSTA):
 
     def step(self, batches: Batches) -> dict[str, Tensor]:
         """One step of all clients; returns losses by task, [S, K]. Every client has the gradient of its own loss."""
-        (name,) = batches
+        (name,), self.alike = batches, False
         x, y = (t.flatten(0, 1) for t in batches[name])
         loss = self.tasks[name].loss(self.tails[name](self.body(self.heads[name](x))), y)
         loss.sum().backward()

@@ -44,9 +44,9 @@ class Stacked(nn.Module):
         self.names = tuple(weights)
         self.weights = nn.ParameterList(weights.values())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs [R, B, ...] of inputs [R, B, ...]."""
-        return vmap(self._alone)(tuple(self.weights), x)
+    def forward(self, x: Tensor, every: int = 1) -> Tensor:
+        """Outputs [R, B, ...] of inputs [R, B, ...]; of every third module only with ``every`` 3, and so on."""
+        return vmap(self._alone)(tuple(w[::every] for w in self.weights) if every > 1 else tuple(self.weights), x)
 
     def _alone(self, weights: tuple[Tensor, ...], x: Tensor) -> Tensor:
         return functional_call(self._one[0], dict(zip(self.names, weights, strict=True)), (x,))
@@ -61,6 +61,20 @@ def crossing(weights: int, tokens: int, width: int) -> float:
     for name, value in {"weights": weights, "tokens": tokens, "width": width}.items():
         require.whole(name, value, 1)
     return 2 * weights / (4 * tokens * width)
+
+
+def weights_of(*makes: Callable[[], nn.Module]) -> int:
+    """How many weights the modules have together."""
+    return sum(w.numel() for make in makes for w in make().parameters())
+
+
+def wire_bytes(tasks: Sequence[Task], tokens: int, width: int, *, rounds: int, steps: int, size: int, each: int) -> int:
+    """What FeSTA sends for one seed: four messages of ``size`` x T x D numbers for each client and step, and its head
+    and tail up and down in each round; ``each``: bytes of a number.
+    """
+    ends = sum(2 * task.clients * weights_of(task.head, task.tail) for task in tasks)
+    clients = sum(task.clients for task in tasks)
+    return each * rounds * (4 * steps * size * tokens * width * clients + ends)
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,7 @@ class FeSTA:
 
         self.heads = {t.name: part(t.head, self.copies[t.name], f"{t.name} head") for t in tasks}
         self.tails = {t.name: part(t.tail, self.copies[t.name], f"{t.name} tail") for t in tasks}
-        self.bodies = self.served(tasks)
+        self.bodies, self.alike = self.served(tasks), False  # alike: no client has stepped since all were averaged
         self.body = part(body, self.bodies, "body")
 
     def held(self, task: Task) -> int:
@@ -160,6 +174,7 @@ class FeSTA:
         batches of other tasks or shapes.
         """
         check(batches, self.tasks.values(), len(self.seeds))
+        self.alike = False
         up, down, tokens, losses = dict[str, Cut](), dict[str, Cut](), [], dict[str, Tensor]()
         for name, (x, _) in batches.items():
             numbers = list(range(x.shape[1])) * len(x)
@@ -189,6 +204,7 @@ class FeSTA:
         for name, task in self.tasks.items():
             averaged(self.heads[name], f"{name} head", task.clients, self.wire)
             averaged(self.tails[name], f"{name} tail", task.clients, self.wire)
+        self.alike = True
 
     def round(self, steps: Sequence[Batches]) -> None:
         """Some steps, and then a unifying round, unless heads and tails are never unified."""
@@ -201,13 +217,17 @@ class FeSTA:
     def answers(self, task: str, x: Tensor) -> Tensor:
         """Outputs of each client's network for images x [S, N, ...] of each seed: [S, K, N, ...].
 
-        Raises ValueError for an unknown task.
+        Right after a round that averaged them all are one, which answers for all. Raises ValueError for an unknown
+        task.
         """
         require.one_of("task", task, self.tasks)
         copies = self.copies[task]
-        h = self.heads[task](x.repeat_interleave(copies, 0))
-        b = self.body(h.unflatten(0, (len(x) * self.bodies, -1)).flatten(1, 2))
-        return self.tails[task](b.unflatten(1, (-1, x.shape[1])).flatten(0, 1)).unflatten(0, (len(x), copies))
+        every, bodies = (copies, 1) if self.alike else (1, self.bodies)
+        h = self.heads[task].module(x.repeat_interleave(copies // every, 0), every)
+        h = h.unflatten(0, (len(x) * bodies, -1)).flatten(1, 2)
+        b = self.body.module(h, self.bodies // bodies).unflatten(1, (-1, x.shape[1])).flatten(0, 1)
+        z = self.tails[task].module(b, every).unflatten(0, (len(x), -1))
+        return z.expand(-1, copies, *z.shape[2:])
 
 
 def check(batches: Batches, tasks: Iterable[Task], seeds: int) -> None:

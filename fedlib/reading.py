@@ -74,18 +74,20 @@ def digits(
     listed = torch.randperm(10, generator=rng.stream(seed, "task"))[:5]
 
     def questions(size: int) -> Iterator[Batch]:
-        draws = rng.stream(seed, "questions")
+        draws, several = rng.stream(seed, "questions"), 20 * size  # batches are drawn by twenty, which is faster
         while True:
-            some = torch.randint(samples, (size,), generator=draws)
-            right = torch.rand(size, generator=draws) < 0.5
-            rank = torch.rand(size, 10, generator=draws)
+            some = torch.randint(samples, (several,), generator=draws)
+            right = torch.rand(several, generator=draws) < 0.5
+            rank = torch.rand(several, 10, generator=draws)
             rank.scatter_(1, y[some][:, None], torch.where(right, 2.0, -1.0)[:, None])  # first in the list, or last
-            many = torch.randint(1, 5, (size, 1), generator=draws)
-            name = torch.rand(size, 1, generator=draws) < naming
+            many = torch.randint(1, 5, (several, 1), generator=draws)
+            name = torch.rand(several, 1, generator=draws) < naming
             words = 1 + rank.argsort(1, descending=True)[:, :4]
             words = words.where((torch.arange(4) < many) & ~name, 0)
+            words = torch.cat([words, torch.full((several, 1), DIGITS - 1)], 1)
             answer = torch.where(right, YES, NO).where(~name[:, 0], 1 + y[some])
-            yield Batch(torch.cat([words, torch.full((size, 1), DIGITS - 1)], 1), answer, x[some])
+            for parts in zip(words.split(size), answer.split(size), some.split(size), strict=True):
+                yield Batch(parts[0], parts[1], x[parts[2]])
 
     def part(first: int, last: int) -> Task:
         right = torch.where((y[first:last, None] == listed).any(1), YES, NO)

@@ -109,7 +109,8 @@ class FedHN(FedAvg):
             k: torch.randn(hyper.size, generator=rng.stream(fed.seed, "embedding", k), dtype=torch.float64).to(like)
             for k in range(fed.clients)
         }
-        fed.memory["hyper velocity"], fed.memory["embedding velocity"] = {}, {k: {} for k in range(fed.clients)}
+        fed.memory["hyper velocity"] = {}
+        fed.memory["embedding velocity"] = {k: torch.zeros_like(v) for k, v in fed.memory["embeddings"].items()}
         kept = {n: t for n, t in fed.state.items() if n not in emitted}
         fed.own = {k: {n: t.clone() for n, t in kept.items()} for k in range(fed.clients)}
         self.emit(fed)
@@ -119,9 +120,10 @@ class FedHN(FedAvg):
         """Give every client h(v_k; phi), and the server's model the weights of the mean embedding."""
         v = torch.stack(list(fed.memory["embeddings"].values()))
         theta = self.hypernetwork(fed)(fed.memory["hyper"], torch.cat([v, v.mean(0, keepdim=True)]))
-        for k in range(fed.clients):
-            fed.own[k] = fed.own[k] | {n: t[k] for n, t in theta.items()}
         fed.state = fed.state | {n: t[-1].clone() for n, t in theta.items()}
+        each = zip(*(t.unbind() for t in theta.values()), strict=True)
+        for k, tensors in zip(range(fed.clients), each, strict=False):  # the last is that of the mean embedding
+            fed.own[k] = fed.own[k] | dict(zip(theta, tensors, strict=True))
 
     def broadcast(self, fed: Federation) -> State:
         """As large as what each client gets; what it gets stands in ``fed.own``."""
@@ -138,7 +140,7 @@ class FedHN(FedAvg):
 
     def aggregate(self, fed: Federation, uploads: list[State], weights: Tensor) -> None:
         clients = fed.sample(fed.round)
-        own: dict[int, Tensor] = fed.memory["embeddings"]
+        own, speed = fed.memory["embeddings"], fed.memory["embedding velocity"]
         v = torch.stack([own[k] for k in clients])
         down, rows = pulled_back(self.hypernetwork(fed), fed.memory["hyper"], v, uploads, weights)
         clipped = clip_norm({**down, "": rows}, self.clip)
@@ -147,12 +149,10 @@ class FedHN(FedAvg):
         fed.memory["hyper"], fed.memory["hyper velocity"] = stepped(
             rule, fed.memory["hyper"], clipped, fed.memory["hyper velocity"]
         )
-        rule = SGD(self.embedding_lr, self.momentum, self.weight_decay)
-        for k, row in zip(clients, rows, strict=True):
-            moved, fed.memory["embedding velocity"][k] = stepped(
-                rule, {"v": own[k]}, {"v": row}, fed.memory["embedding velocity"][k]
-            )
-            own[k] = moved["v"]
+        rule, old = SGD(self.embedding_lr, self.momentum, self.weight_decay), torch.stack([speed[k] for k in clients])
+        moved, memory = stepped(rule, {"v": v}, {"v": rows}, {"velocity": {"v": old}})
+        own |= zip(clients, moved["v"].unbind(), strict=True)
+        speed |= zip(clients, memory["velocity"]["v"].unbind(), strict=True)
         self.emit(fed)
 
 

@@ -128,6 +128,34 @@ class FedPAV(FedAvg):
         fed.state = student.state
 
 
+class Gathered(FedPAV):
+    """FedPAV's ceiling: one client has all pictures, and each picture's loss sees the classifier of its own home alone.
+
+    One classifier of everybody's identities could tell those of two homes apart by their cameras, without looking at
+    them. ``homes`` [C] says where each identity is at home. Raises ValueError for homes that are none.
+    """
+
+    def __init__(self, homes: Tensor):
+        super().__init__()
+        if not isinstance(homes, Tensor) or homes.ndim != 1 or homes.is_floating_point():
+            raise ValueError(f"homes must be integers [C], one for each identity, got {homes!r}")
+        self.homes = homes
+
+    def setup(self, fed: Federation) -> None:
+        super().setup(fed)
+        if len(self.homes) != (count := len(fed.state["head.weight"])):
+            raise ValueError(f"homes must be integers [{count}], one for each identity, got {list(self.homes.shape)}")
+        apart = (self.homes[:, None] != self.homes).to(fed.device)
+        fed.memory = {"absent": fed.memory["absent"][:, None] | apart}
+
+    @per_sample
+    def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
+        logits = net(state, x, train=True)
+        absent = context.own["absent"].expand(*y.shape[:-1], -1, -1)
+        absent = absent.gather(-2, y[..., None].expand(logits.shape))  # each sample's row
+        return cross_entropy(logits.masked_fill(absent, ABSENT), y)
+
+
 def turned(before: Tensor, after: Tensor) -> Tensor:
     """Mean over samples of 1 - cos(before, after) of their logits [B, C]: a float64 scalar in [0, 2].
 

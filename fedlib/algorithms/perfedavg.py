@@ -80,7 +80,10 @@ def meta_gradient(
     ``risks`` are those of three independent batches D, D', D'': the step w - alpha grad is taken on D, the gradient g'
     there on D', the Hessian H'' at w on D''. ``variant``: ``"fo"`` leaves H'' out, ``"hf"`` takes a difference of two
     gradients for H'' g', ``"exact"`` differentiates twice. Gradients: 2, 4, and 3 with one more pass through the last.
+    Raises ValueError for another variant, for ``alpha`` below 0, for ``delta`` not above 0, and for no numbers.
     """
+    require.one_of("variant", variant, VARIANTS)
+    alpha, delta = require.real("alpha", alpha, least=0), require.real("delta", delta, above=0)
     inner, outer, third = risks
     start = moved(weights, slope(inner, weights)[1], -alpha)
     value, ahead = slope(outer, start)
@@ -178,7 +181,10 @@ def mean(net: Net, each: Tensor) -> Tensor:
 
 
 class Updated(FedAvg):
-    """FedAvg + update: trained as FedAvg, and judged after a step at the rate ``alpha`` on a client's own samples."""
+    """FedAvg + update: trained as FedAvg, and judged after a step at the rate ``alpha`` on a client's own samples.
+    ``weighting`` as for :class:`PerFedAvg`.
+    """
 
-    def __init__(self, alpha: float = 0.1):
+    def __init__(self, alpha: float = 0.1, weighting: str = "samples"):
         self.alpha = require.real("alpha", alpha, least=0)
+        self.weighting = require.one_of("weighting", weighting, ("uniform", "samples"))

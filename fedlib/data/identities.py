@@ -118,7 +118,8 @@ class Scene:
     of each of ``others``, whom nobody trains on; the server has ``public`` pictures of still others. Pictures of a
     person are of a client's two cameras in turn. ``strength`` is that of the cameras' styles, ``noise`` that of drawn
     views. ``photos``: a set of square pictures, whose classes stand for people, ``pool`` pixels a side made one. Then
-    all clients are tested on the same classes; ``trials`` further ones are for tuning alone.
+    all clients are tested on the same classes, drawn with their pictures for each seed; ``trials`` further ones, the
+    same for all seeds, are for tuning alone.
     """
 
     people: tuple[int, ...]
@@ -206,11 +207,12 @@ def _photographed(scene: Scene, seed: int, trial: bool) -> Taken:
             "leave none for the server"
         )
     counts = torch.bincount(y)
-    photos = F.avg_pool2d(x[y.argsort(stable=True)], scene.pool)
-    order = torch.randperm(own.num_classes, generator=rng.stream(0, "classes"))  # the same for all seeds
-    judge, tune, rest = order.split([scene.others, scene.trials, left])
-    rest = rest[torch.randperm(left, generator=rng.stream(seed, "people"))]
-    clients, server = rest.split([sum(scene.people), left - sum(scene.people)])
+    mixed = (y + torch.rand(len(y), generator=rng.stream(seed, "shots"), dtype=torch.float64)).argsort()
+    photos = F.avg_pool2d(x[mixed], scene.pool)  # class by class, in each in an order of the seed
+    order = torch.randperm(own.num_classes, generator=rng.stream(0, "classes"))  # those that tune judge no seed
+    tune, rest = order.split([scene.trials, own.num_classes - scene.trials])
+    rest = rest[torch.randperm(len(rest), generator=rng.stream(seed, "people"))]
+    judge, clients, server = rest.split([scene.others, sum(scene.people), left - sum(scene.people)])
     tests = (tune if trial else judge).expand(len(scene.people), -1)
     server = server.repeat_interleave(counts[server])[: scene.public]
     first = counts.cumsum(0) - counts

@@ -30,7 +30,7 @@ PACKS = {
 
 
 class Scans(NamedTuple):
-    """Images [N, 1, 32, 32] in [0, 1], less a half, with labels [N] or masks [N, 32, 32], and test images."""
+    """Images [N, 1, 32, 32], each of mean 0 and deviation 1, with labels [N] or masks [N, 32, 32], and test images."""
 
     x: Tensor
     y: Tensor
@@ -64,7 +64,7 @@ def vessels(root: str | os.PathLike[str] | None = None) -> tuple[Scans, Tensor]:
             t = torch.from_numpy(own[f"{what}_{part}"].astype(np.float32))
             cells = t.unflatten(2, (-1, SIDE)).unflatten(1, (-1, SIDE)).permute(0, 1, 3, 2, 4)
             pieces[what, part] = cells.flatten(0, 2)
-    x, x_test = (pieces["x", part][:, None] / 255 - 0.5 for part in ("train", "test"))
+    x, x_test = (standardised(pieces["x", part][:, None] / 255) for part in ("train", "test"))
     sites = torch.from_numpy(own["domain_train"].astype(np.int64)).repeat_interleave(len(x) // len(own["x_train"]))
     return Scans(x, pieces["mask", "train"], x_test, pieces["mask", "test"]), sites
 
@@ -72,7 +72,14 @@ def vessels(root: str | os.PathLike[str] | None = None) -> tuple[Scans, Tensor]:
 def _labelled(own: dict[str, np.ndarray], shrink: Callable[[Tensor], Tensor]) -> Scans:
     x, x_test = (shrink(torch.from_numpy(own[f"x_{p}"].astype(np.float32))[:, None] / 255) for p in ("train", "test"))
     y, y_test = (torch.from_numpy(own[f"y_{p}"].astype(np.int64)) for p in ("train", "test"))
-    return Scans(x - 0.5, y, x_test - 0.5, y_test)
+    return Scans(standardised(x), y, standardised(x_test), y_test)
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Images [N, C, H, W] with values in [0, 1], each less its mean and over its standard deviation, which counts as
+    0.02 where it is less: what is all of one grey, such as the border of a retina, stays near 0.
+    """
+    return (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True).clamp(min=0.02)
 
 
 def _pack(name: str, root: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:

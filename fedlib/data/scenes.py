@@ -41,16 +41,18 @@ def scenes(
     move: int = 1,
     noise: float = 0.3,
     rng: torch.Generator,
+    among: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Scenes:
     """``count`` scenes, each of another digit of the set, drawn at random: on a canvas of ``side`` pixels, at most
     ``move`` pixels from the middle either way, ink in [0, 1] plus Gaussian noise of that standard deviation.
 
-    Raises ValueError for more scenes than there are digits (1,797), or none, a canvas on which digits cannot be in the
-    middle or move as far, or a negative noise.
+    ``among``: numbers of the digits that may be drawn, of all 1,797. Raises ValueError for more scenes than there are
+    digits, or none, a canvas on which digits cannot be in the middle or move as far, or a negative noise.
     """
     own = loading.load("digits", normalise=False)
     x, y = torch.cat([own.x_train, own.x_test])[:, 0], torch.cat([own.y_train, own.y_test])
+    x, y = (x, y) if among is None else (x[among], y[among])
     if not 1 <= require.whole("count", count) <= len(x):
         raise ValueError(f"count must be 1 to {len(x)}, the digits there are, got {count}")
     middle = (require.whole("side", side, SIDE) - SIDE) / 2
@@ -59,9 +61,9 @@ def scenes(
     require.real("noise", noise, least=0)
     chosen = torch.randperm(len(x), generator=rng)[:count]
     places = torch.randint(-move, move + 1, (count, 2), generator=rng)
-    clean = torch.zeros(count, side, side)
-    for i, (row, column) in enumerate((places + int(middle)).tolist()):
-        clean[i, row : row + SIDE, column : column + SIDE] = x[chosen[i]]
+    clean, within = torch.zeros(count, side, side), int(middle) + torch.arange(SIDE)
+    row, column = (places[:, i, None] + within for i in (0, 1))
+    clean[torch.arange(count)[:, None, None], row[:, :, None], column[:, None]] = x[chosen]
     pixels = clean + noise * torch.randn(clean.shape, generator=rng)
     masks = (clean >= INK).to(dtype)
     return Scenes(pixels[:, None].to(dtype), y[chosen], masks, places.to(dtype) / move)

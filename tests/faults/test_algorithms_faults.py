@@ -45,8 +45,8 @@ class TestServerSteps(Planted):
         Fault(
             "fedhn-one-rate-for-both",
             "algorithms/fedhn.py",
-            "rule = SGD(self.embedding_lr, self.momentum, self.weight_decay)",
-            "rule = SGD(self.lr, self.momentum, self.weight_decay)",
+            "SGD(self.embedding_lr, self.momentum, self.weight_decay)",
+            "SGD(self.lr, self.momentum, self.weight_decay)",
             "embeddings move at the hypernetwork's rate, whatever is asked for",
             tests=("test_fedhn.py::test_both_rates_are_used_and_both_gradients_are_clipped_together",),
             hook="FedHN.aggregate",
@@ -673,8 +673,8 @@ class TestStates(Planted):
         Fault(
             "fedhn-clients-have-last-rounds-models",
             "algorithms/fedhn.py",
-            '            own[k] = moved["v"]\n        self.emit(fed)',
-            '            own[k] = moved["v"]',
+            'memory["velocity"]["v"].unbind(), strict=True)\n        self.emit(fed)',
+            'memory["velocity"]["v"].unbind(), strict=True)',
             "clients start from what was emitted first, for ever",
             tests=("test_fedhn.py::test_between_rounds_clients_hold_what_the_server_would_send",),
         ),

@@ -104,6 +104,16 @@ class TestFedPAV(Planted):
             "a distance that is no number makes all weights none",
             tests=("test_fedpav.py::test_distances_that_are_no_weights_leave_those_of_the_samples[moved1]",),
         ),
+        Fault(
+            "fedpav-gathered-pictures-see-everybody",
+            "algorithms/fedpav.py",
+            'fed.memory["absent"][:, None] | apart',
+            'fed.memory["absent"][:, None] & apart',
+            "one classifier of everybody's identities tells two homes apart by their cameras",
+            tests=(
+                "test_fedpav.py::test_gathered_pictures_are_told_apart_from_those_of_their_own_home_alone[batched]",
+            ),
+        ),
     )
 
 
@@ -190,5 +200,21 @@ class TestFeatures(Planted):
             "turn.cos(), turn.sin(), step[0]",
             "pictures are sheared and not turned",
             tests=("test_identities.py::test_a_view_is_turned_about_the_middle",),
+        ),
+        Fault(
+            "photos-of-the-same-classes-judge-every-seed",
+            "data/identities.py",
+            'generator=rng.stream(seed, "people"))]',
+            'generator=rng.stream(0, "people"))]',
+            "all seeds are tested on the same classes, so that an interval says nothing of others",
+            tests=("test_identities.py::test_classes_and_pictures_that_judge_are_drawn_for_each_seed",),
+        ),
+        Fault(
+            "photos-in-the-order-of-the-file",
+            "data/identities.py",
+            'rng.stream(seed, "shots")',
+            'rng.stream(0, "shots")',
+            "of a class all seeds see the same pictures",
+            tests=("test_identities.py::test_classes_and_pictures_that_judge_are_drawn_for_each_seed",),
         ),
     )

@@ -26,6 +26,14 @@ class TestMeasures(Planted):
             tests=("test_adaptation.py::test_steps_on_test_samples_would_flatter",),
         ),
         Fault(
+            "adaptation-copies-judge",
+            "adaptation.py",
+            "if j is not None and",
+            "if j is not None and x is fed.x and",
+            "copies of the samples that adapt may judge, if they lie in another tensor",
+            tests=("test_adaptation.py::test_copies_of_what_adapts_judge_nobody",),
+        ),
+        Fault(
             "adaptation-with-the-training-rate",
             "adaptation.py",
             "PLAIN.objective, SGD(rate), rate).do(())",

@@ -42,6 +42,14 @@ class TestPrompts(Planted):
             tests=("test_prompts.py::test_one_layer_of_prefix_is_a_prompt_and_deeper_ones_are_more",),
         ),
         Fault(
+            "answer-read-before-its-place",
+            "models/reader.py",
+            "h = at_places(block, both, there, at + len(own))",
+            "h = at_places(block, both, there, at)",
+            "behind a prefix the last block answers for another place",
+            tests=("test_prompts.py::test_one_layer_of_prefix_is_a_prompt_and_deeper_ones_are_more",),
+        ),
+        Fault(
             "words-drawn-with-putting-back",
             "prompts.py",
             "torch.randperm(len(numbers), generator=draws)[:count]",

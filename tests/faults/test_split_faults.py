@@ -142,6 +142,22 @@ class TestSplitLearning(Planted):
             tests=("test_vit.py::test_dice_from_the_definition",),
         ),
         Fault(
+            "festa-one-answers-for-all-later",
+            "festa.py",
+            "(copies, 1) if self.alike",
+            "(copies, 1) if self.unifying",
+            "the first client answers for all, however long ago they were averaged",
+            tests=("test_festa.py::test_one_answers_for_all_while_they_are_alike",),
+        ),
+        Fault(
+            "manytasks-tuned-on-what-judges",
+            "manytasks.py",
+            "rest[count:] if tuning else judges.repeat(2)",
+            "judges.repeat(2)",
+            "rates are chosen on the digits that judge",
+            tests=("test_manytasks.py::test_clients_have_samples_of_their_own_and_the_same_digits_judge",),
+        ),
+        Fault(
             "scenes-masks-of-noise",
             "data/scenes.py",
             "(clean >= INK)",

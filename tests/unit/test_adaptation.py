@@ -138,6 +138,23 @@ def test_steps_on_test_samples_would_flatter():
         adaptation.accuracies_after(honest, 1.0, (1,), x, y, test, rows=test)
 
 
+@pytest.mark.parametrize("copied", [lambda t: t, torch.clone, lambda t: t.flip(0).flip(0)])
+def test_copies_of_what_adapts_judge_nobody(copied):
+    """Also in another tensor, among other samples and at another place; another label or another client is no copy."""
+    fed, (x, y, rows) = played(), judged()
+    with pytest.raises(ValueError, match=r"client 0: test row \d+ is among those that adapt"):
+        adaptation.accuracies_after(fed, 0.1, (1,), copied(fed.x), copied(fed.y), fed.split)
+    own, place = int(fed.split[1][3]), int(rows[1][5])
+    one = x.index_copy(0, rows[1][5:6], fed.x[own : own + 1]), y.index_fill(0, rows[1][5:6], int(fed.y[own]))
+    with pytest.raises(ValueError, match=f"client 1: test row {place} is among those that adapt"):
+        adaptation.accuracies_after(fed, 0.1, (0,), *one, rows)
+    other = y.index_fill(0, rows[1][5:6], (int(fed.y[own]) + 1) % 3)
+    assert adaptation.accuracies_after(fed, 0.1, (0,), one[0], other, rows)
+    assert adaptation.accuracies_after(fed, 0.1, (0,), *one, [rows[1], rows[0], rows[2]])
+    few = [r[:2] for r in fed.split]
+    assert adaptation.accuracies_after(fed, 0.1, (0,), *one, rows, rows=few)  # it does not adapt
+
+
 def test_some_of_ones_own_rows_may_adapt():
     fed = played()
     some = [rows[:4] for rows in fed.split]
@@ -185,3 +202,24 @@ def test_other_classes_and_missing_clients_are_named():
         adaptation.adapted(fed, 0.1, 1, states=[fed.state])
     with pytest.raises(ValueError, match=r"empty ones: \[1\]"):
         adaptation.accuracies_after(fed, 0.1, (1,), x, y, [rows[0], rows[1][:0], rows[2]])
+
+
+def test_an_observer_of_nonsense_is_refused_when_it_is_made():
+    x, y, rows = judged()
+    with pytest.raises(ValueError, match="rate must be a finite number >= 0, got -1"):
+        adaptation.after_steps(-1, (0, 1), x, y, rows)
+    for steps in ((), (1, 0), 1):
+        with pytest.raises(ValueError, match="steps must be ascending numbers"):
+            adaptation.after_steps(0.1, steps, x, y, rows)
+    with pytest.raises(ValueError, match="steps must be a whole number of at least 0"):
+        adaptation.after_steps(0.1, (0.5,), x, y, rows)
+
+
+def test_no_samples_and_labels_that_are_missing_are_named():
+    fed, (x, y, rows) = played(), judged()
+    with pytest.raises(ValueError, match="one at least, are needed; got 0, 0"):
+        adaptation.accuracies_after(fed, 0.1, (1,), x[:0], y[:0], [r[:0] for r in rows])
+    with pytest.raises(ValueError, match="and one at least, are needed; got 30, 29"):
+        adaptation.accuracies_after(fed, 0.1, (1,), x, y[:29], rows)
+    with pytest.raises(ValueError, match=r"steps must be ascending numbers, such as .*; got 1"):
+        adaptation.accuracies_after(fed, 0.1, 1, x, y, rows)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fedlib import personal, require, rng
 from fedlib.algorithms import FedAvg, FedPAV, LocalOnly
-from fedlib.algorithms.fedpav import cosine_weights, distances, turned
+from fedlib.algorithms.fedpav import Gathered, cosine_weights, distances, turned
 from fedlib.featuredistil import FeatureDistillation, FeatureStudent, feature_loss, mean_features
 from fedlib.federation import Local, weighted_mean
 from fedlib.models import MLP
@@ -118,6 +118,46 @@ def test_with_everything_personal_clients_train_alone():
 def alone_with(fed, kept):
     fed.own = kept
     return fed
+
+
+# --- everything in one place -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", ["sequential", "batched"])
+def test_gathered_pictures_are_told_apart_from_those_of_their_own_home_alone(executor):
+    """A round by torch.optim: each picture's loss is over the logits of the identities that its home has."""
+    x, y, _ = identities()
+    data = (x, y, [torch.arange(len(y))])
+    homes = torch.tensor([k for k, own in enumerate(HELD) for _ in own])
+    fed = made(Gathered(homes), data=data, executor=executor)
+    module = wide().to(FLOAT)
+    module.load_state_dict(fed.state)
+    optimiser = torch.optim.SGD(module.parameters(), 0.1, 0.9)
+    fed.run(1)
+    draws = rng.stream(3, "batches", 0, 0, 0)
+    orders = [torch.randperm(len(y), generator=draws) for _ in range(2)]
+    for rows in (batch for order in orders for batch in order.split(8)):
+        optimiser.zero_grad()
+        losses = []
+        for logits, one in zip(module(x[rows]), y[rows].tolist(), strict=True):
+            own = list(HELD[int(homes[one])])
+            losses.append(F.cross_entropy(logits[own], torch.tensor(own.index(one))))
+        torch.stack(losses).mean().backward()
+        optimiser.step()
+    same(fed.state | fed.own[0], module.state_dict(), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("homes", "message"),
+    [
+        (torch.zeros(9), "homes must be integers"),
+        ([0] * 9, "homes must be integers"),
+        (torch.zeros(8, dtype=torch.long), r"integers \[9\], one for each identity, got \[8\]"),
+    ],
+)
+def test_homes_that_are_none_are_refused(homes, message):
+    with pytest.raises(ValueError, match=message):
+        made(Gathered(homes))
 
 
 def test_the_head_never_leaves_and_the_bytes_are_those_of_the_formula():

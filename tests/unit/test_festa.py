@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fedlib import require, rng
 from fedlib.course import Central, Held, InTurn, Whole, drawn, pick, play
-from fedlib.festa import FeSTA, Stacked, Task, crossing, stack
+from fedlib.festa import FeSTA, Stacked, Task, crossing, stack, weights_of, wire_bytes
 from fedlib.models.vit import DenseTail, Encoder, FlatTail, PatchHead
 from fedlib.split import Part, Wire, forth_and_back, mean_state, unify
 
@@ -148,6 +148,9 @@ def test_bytes_are_the_formula_and_do_not_depend_on_the_body():
     )
     steps = 3 * 5 * 4 * 8 * BATCH * TOKENS * WIDTH
     assert small.wire.total == large.wire.total == len(SEEDS) * (steps + ends)
+    formula = wire_bytes(tasks(), TOKENS, WIDTH, rounds=1, steps=3, size=BATCH, each=8)
+    assert formula == steps + ends
+    assert weights_of(partial(nn.Linear, 3, 2), partial(nn.Linear, 1, 1, bias=False)) == 9
 
 
 def test_bytes_cross_where_the_formula_says():
@@ -363,6 +366,23 @@ def test_answers_are_those_of_each_clients_own_network():
             row = 3 * s + k
             alone = copied(way.tails["class"], row)(copied(way.body, s)(copied(way.heads["class"], row)(x[s])))
             torch.testing.assert_close(z[s, k], alone, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", [FeSTA, Whole])
+def test_one_answers_for_all_while_they_are_alike(kind):
+    """Right after an averaging, and not after the next step."""
+    way = kind(tasks()[:1], BODY, ADAM, SEEDS, **DOUBLE)
+    x = held()["class"].x_test
+    way.round([batches(0, names=("class",))])
+    short = way.answers("class", x)
+    assert way.alike
+    way.alike = False
+    torch.testing.assert_close(short, way.answers("class", x), rtol=1e-11, atol=1e-13)
+    way.alike = True
+    way.step(batches(1, names=("class",)))
+    assert not way.alike
+    z = way.answers("class", x)
+    assert not torch.allclose(z[:, 0], z[:, 1])
 
 
 def test_batches_depend_on_seed_task_client_and_step_alone():

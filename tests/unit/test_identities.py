@@ -169,21 +169,42 @@ def photos(monkeypatch):
     return own
 
 
-def test_classes_of_photos_judge_all_seeds_and_train_none(monkeypatch):
+def test_nobody_who_judges_trains_and_those_who_tune_never_judge(monkeypatch):
     photos(monkeypatch)
     scene = Scene((1, 2), (3, 2), 2, looks=2, public=4, strength=0.0, photos="photos", pool=2, trials=1)
     shown = [scene.draw(s) for s in range(6)] + [scene.draw(s, trial=True) for s in range(6, 9)]
     judge, tune = ({v for one in some for v in one.ids.tolist()} for some in (shown[:6], shown[6:]))
-    assert (len(judge), len(tune)) == (2, 1)
+    assert len(tune) == 1
     assert not judge & tune
-    values = [{round(float(v), 4) for v in one.x.mean((1, 2, 3))} for one in shown]
-    tested = [{round(float(v), 4) for v in one.x_test.mean((1, 2, 3))} for one in shown]
-    public = [{round(float(v), 4) for v in one.public.mean((1, 2, 3))} for one in shown]
+    values, tested, public = (
+        [{round(float(v), 4) for v in x.mean((1, 2, 3))} for x in some]
+        for some in ([s.x for s in shown], [s.x_test for s in shown], [s.public for s in shown])
+    )
     assert all(not a & b and not a & c and not b & c for a, b, c in zip(values, tested, public, strict=True))
-    assert not set().union(*values, *public) & set().union(*tested)
+    assert not set().union(*values, *public) & set().union(*tested[6:])
     assert len({frozenset(v) for v in values}) > 1
     assert shown[0].x.shape == (7, 1, 2, 2)
     assert len(shown[0].public) == 4
+    identities._seen.cache_clear()
+
+
+def test_classes_and_pictures_that_judge_are_drawn_for_each_seed(monkeypatch):
+    """Pictures that are all different: class 10 times, and the number of a picture in its class."""
+    y = np.arange(8).repeat(6)
+    x = (10 * y + np.arange(48) % 6).astype(np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    arrays = {"x_train": x[::2], "y_train": y[::2], "x_test": x[1::2], "y_test": y[1::2]}
+    own = from_arrays("photos", arrays | {"class_names": np.array(list("abcdefgh"))}, "", mean=[0.0], std=[1.0])
+    monkeypatch.setattr(identities, "load", lambda name: own)
+    identities._seen.cache_clear()
+    scene = Scene((1, 2), (3, 2), 2, looks=2, public=4, strength=0.0, photos="photos", trials=1)
+    seen = [scene.draw(s, FLOAT) for s in range(8)]
+    assert len({tuple(one.ids.unique().tolist()) for one in seen}) > 1
+    pictures = [(255 * one.x_test[one.rows[0], 0, 0, 0]).round().int().tolist() for one in seen]
+    for one, shown in zip(seen, pictures, strict=True):
+        assert [v // 10 for v in shown] == one.ids[one.rows[0]].tolist()
+        assert len(set(shown)) == len(shown)
+    of_class = {c: {tuple(v for v in shown if v // 10 == c) for shown in pictures} - {()} for c in range(8)}
+    assert any(len(shots) > 1 for shots in of_class.values())  # of one class two seeds show other pictures
     identities._seen.cache_clear()
 
 

@@ -328,6 +328,10 @@ def test_the_loss_of_a_round_is_that_after_the_step():
 
 def test_fedavg_with_an_update_trains_as_fedavg_does():
     same(everything(play(Updated(0.3))), everything(play(FedAvg())))
+    plain, even = (play(Updated(0.3, weighting=w), sizes=(3, 20)) for w in ("samples", "uniform"))
+    assert distance(plain.state, even.state) > 1e-4
+    with pytest.raises(ValueError, match="weighting must be 'uniform' or 'samples', got 'mean'"):
+        Updated(0.3, "mean")
     with pytest.raises(ValueError, match="alpha must be a finite number >= 0"):
         Updated(math.nan)
 
@@ -352,6 +356,23 @@ def test_variants_and_weightings_have_names():
         PerFedAvg(0.1, "first")
     with pytest.raises(ValueError, match="weighting must be 'uniform' or 'samples', got 'equal'"):
         PerFedAvg(0.1, weighting="equal")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"variant": "HF"}, "variant must be 'fo' or 'hf' or 'exact', got 'HF'"),
+        ({"alpha": -0.1}, "alpha must be a finite number >= 0, got -0.1"),
+        ({"alpha": math.nan}, "alpha must be a finite number >= 0"),
+        ({"delta": 0.0}, "delta must be a finite number > 0, got 0.0"),
+        ({"delta": -1e-3}, "delta must be a finite number > 0"),
+    ],
+)
+def test_a_gradient_of_nonsense_is_refused(given, said):
+    risks, module = network_risks(3)
+    w = {n: p.detach() for n, p in module.named_parameters()}
+    with pytest.raises(ValueError, match=said):
+        meta_gradient(tuple(risks), w, **{"alpha": 0.1} | given)
 
 
 def test_augmentation_and_targets_that_are_no_classes_are_refused():

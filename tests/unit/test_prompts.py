@@ -28,6 +28,11 @@ def texts(n=5, length=4, seed=0):
     return torch.cat([words, torch.full((n, 1), ASK)], 1)
 
 
+def everywhere(words):
+    """All places of some texts."""
+    return torch.arange(words.shape[-1]).expand(words.shape)
+
+
 def prompt(count=3, seed=1):
     return prompts.uniform(count, WIDTH, rng.stream(seed, "prompt"))
 
@@ -46,7 +51,7 @@ def test_the_reader_computes_what_the_transformer_computes():
     other.load_state_dict({n: t for n, t in state.items() if n in other.state_dict()})
     words = texts()
     pooled = other(words, features=True)
-    close(one.hidden(*one.embed(words)).mean(1), pooled)
+    close(one.hidden(*one.embed(words), everywhere(words)).mean(1), pooled)
 
 
 def test_no_prompt_is_the_frozen_model():
@@ -91,14 +96,14 @@ def test_padding_stays_hidden_behind_a_prompt():
 
 def test_the_answer_is_read_where_the_text_asks():
     net, words = reader(), texts()
-    everywhere = net.head(net.hidden(*net.embed(words)))
-    close(net(words), everywhere[:, -1])
+    answers = net.head(net.hidden(*net.embed(words), everywhere(words)))
+    close(net(words), answers[:, -1])
     places = torch.tensor([[0, 2]]).expand(5, -1)
-    close(net(words, places=places), everywhere[:, [0, 2]])
+    close(net(words, places=places), answers[:, [0, 2]])
     close(net(words, prompt=prompt(), places=places)[:, 1], net(words, prompt=prompt(), places=places[:, 1:])[:, 0])
     changed = words.clone()
     changed[:, 0] = ASK  # of two that ask, the first
-    close(net(changed), net.head(net.hidden(*net.embed(changed)))[:, 0])
+    close(net(changed), net.head(net.hidden(*net.embed(changed), everywhere(changed)))[:, 0])
 
 
 def test_images_stand_behind_the_words_and_have_places():

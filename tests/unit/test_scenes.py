@@ -33,6 +33,15 @@ def test_no_digit_comes_twice_and_noise_is_as_asked():
     assert torch.equal(clean.at(torch.tensor([5, 2])).digits, clean.digits[[5, 2]])
 
 
+def test_scenes_are_of_those_digits_that_may_be_drawn():
+    digits = data.load("digits", normalise=False)
+    y = torch.cat([digits.y_train, digits.y_test])
+    fours = torch.nonzero(y == 4)[:, 0]
+    assert scenes(len(fours), rng=rng.stream(0), among=fours).digits.unique().tolist() == [4]
+    with pytest.raises(ValueError, match="count must be 1 to 181"):
+        scenes(182, rng=rng.stream(0), among=fours)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -78,15 +87,25 @@ def test_scans_have_one_form(monkeypatch, tmp_path):
     chest, pneumonia, (vessels, sites) = (f(tmp_path) for f in (scans.chest, scans.pneumonia, scans.vessels))
     for own, n in ((chest, 2), (pneumonia, 2), (vessels, 32)):
         assert own.x.shape == (n, 1, 32, 32)
-        assert own.x.abs().max() <= 0.5
-    thirds = made["chest_xray"]["x_train"].astype(float).reshape(2, 32, 3, 32, 3).mean((2, 4)) / 255 - 0.5
-    np.testing.assert_allclose(chest.x[:, 0], thirds, atol=1e-6)
-    np.testing.assert_allclose(pneumonia.x[:, 0, 2:30, 2:30], made["pneumonia_mnist"]["x_train"] / 255 - 0.5, atol=1e-6)
+        np.testing.assert_allclose(own.x.mean((1, 2, 3)), 0, atol=1e-5)
+        np.testing.assert_allclose(own.x.std((1, 2, 3)), 1, atol=1e-5)
+    thirds = made["chest_xray"]["x_train"].astype(float).reshape(2, 32, 3, 32, 3).mean((2, 4)) / 255
+    edged = np.pad(made["pneumonia_mnist"]["x_train"] / 255, ((0, 0), (2, 2), (2, 2)))
+    for own, raw in ((chest, thirds), (pneumonia, edged)):
+        spread = raw.std((1, 2), ddof=1, keepdims=True)
+        np.testing.assert_allclose(own.x[:, 0], (raw - raw.mean((1, 2), keepdims=True)) / spread, atol=1e-4)
     assert (chest.y.tolist(), pneumonia.y_test.tolist()) == ([2, 0], [1])
     piece = made["fundus_vessels"]["mask_train"][1, 32:64, 96:128]  # second row, last column of the second image
     assert torch.equal(vessels.y[16 + 4 + 3], torch.from_numpy(piece).float())
     assert sites.tolist() == [1] * 16 + [0] * 16
     assert data.used()["chest_xray"] == scans.PACKS["chest_xray"]
+
+
+def test_one_grey_stays_near_nothing():
+    x = torch.full((1, 1, 4, 4), 0.7)
+    assert scans.standardised(x).abs().max() < 1e-3
+    x[..., 0, 0] += 0.01
+    assert scans.standardised(x).max() == pytest.approx(0.01 * 15 / 16 / 0.02, rel=1e-3)
 
 
 def test_scans_that_are_not_there_or_others_are_refused(monkeypatch, tmp_path):

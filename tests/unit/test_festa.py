@@ -290,7 +290,8 @@ def test_in_turn_clients_hand_on_head_and_tail():
         for w, v in zip(a.module.weights, b.module.weights, strict=True):
             torch.testing.assert_close(w, v, rtol=1e-10, atol=1e-12)
     for end in ("head", "tail"):  # up from whoever worked last, down to whoever is next; one of each seed
-        label = next(m.name for m in way.wire.messages if m.name.startswith(f"class {end}/"))
+        label = next((m.name for m in way.wire.messages if m.name.startswith(f"class {end}/")), None)
+        assert label is not None, f"no {end} was handed on"
         for direction, order in (("up", [0, 1, 2, 0, 1]), ("down", [1, 2, 0, 1, 2])):
             sent = [m.client for m in way.wire.messages if (m.name, m.direction) == (label, direction)]
             assert sent == [k for k in order for _ in SEEDS]

@@ -26,6 +26,7 @@ from book.reference import Evidence
 SLACK = 3.0  # times the largest move that was measured: other processors may move it further
 USUAL = 0.9  # the share of metrics that move as usual
 SURELY = 0.001  # the chance of a false alarm in one chapter, on a processor where nothing was measured
+ROUNDING = 1e-5  # what single precision may make of a number that mathematics says is zero
 REVERSED = {"holds", "smaller", "direction only"}, {"opposite"}
 NAMED = 12  # metrics that a message gives with their numbers; of the others it gives the names
 
@@ -137,8 +138,10 @@ def _surely_another(then: Any, now: Any, level: float) -> bool:
 
     One seed, or seeds that are all equal on both sides, say nothing of a spread: there a hundredth is the room.
     """
+    if abs(now["mean"] - then["mean"]) <= ROUNDING:
+        return False
     if not then["sd"] and not now["sd"]:
-        return abs(now["mean"] - then["mean"]) > _spread(then | {"sd": None}) + 1e-12
+        return abs(now["mean"] - then["mean"]) > _spread(then | {"sd": None})
     from scipy.stats import ttest_ind_from_stats  # slow to import, wanted only here
 
     sides = [value for side in (then, now) for value in (side["mean"], side["sd"] or 0.0, len(side["values"]))]

@@ -205,6 +205,13 @@ def test_a_number_that_no_seed_changes_may_not_change_elsewhere(demo):
     assert any("the mean over seeds was 1000, is 1011" in problem for problem in roughly(then, now).problems)
 
 
+def test_rounding_elsewhere_is_no_other_number(demo):
+    was = reference.committed("demo", "quick")
+    errors = [reference.statistics_of({"0": v, "1": 1.01 * v, "2": 0.99 * v}) for v in (1e-7, 3e-7)]
+    then, now = (was | {"metrics": {"mismatch": value}, "claims": {}} for value in errors)
+    assert roughly(then, now).problems == []
+
+
 def test_a_claim_that_is_reversed_is_a_problem_on_every_processor(demo):
     was = reference.committed("demo", "quick")
     for verdict, problems in (("open", 0), ("smaller", 0), ("opposite", 1)):

@@ -1,12 +1,12 @@
 """`check`: fresh runs against the committed references, and every claim's terms and metrics against what was recorded.
 
 On the kind of machine on which the reference was measured a run gives the same bits, so nothing may move. On another
-processor last digits differ, and training may make much of them: there a number may move by :data:`SLACK` times what
-:mod:`book.drift` measured for its family of metrics, as long as that stays below the spread of its seeds. A number that
-moves by more than its seeds differ cannot be compared on another processor, and is counted as such. Where nothing was
-measured, training there counts as drawn anew: what leaves the spread of its seeds is named as a warning, and the check
-fails where the mean over seeds is surely another (Welch's test, corrected for the number of metrics), where a number
-that no seed changes does, and where a claim is reversed.
+processor last digits differ, and training may make much of them: there a number may move by :data:`comparing.SLACK`
+times what :mod:`book.drift` measured for its family of metrics, as long as that stays below the spread of its seeds. A
+number that moves by more than its seeds differ cannot be compared on another processor, and is counted as such. Where
+nothing was measured, training there counts as drawn anew: what leaves the spread of its seeds is named as a warning,
+and the check fails where the mean over seeds is surely another (Welch's test, corrected for the number of metrics),
+where a number that no seed changes has changed, and where a claim is reversed.
 
 Committed evidence is checked for what contradicts itself, its card or the data this book knows. Values that were made
 up, with all that follows from them, contradict nothing: only a fresh run on the same kind of machine shows them.
@@ -14,19 +14,13 @@ up, with all that follows from them, contradict nothing: only a fresh run on the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from book import cards, chapters, drift, freshness, golden, judging, records, reference
+from book import cards, chapters, comparing, drift, freshness, golden, judging, records, reference
 from book.errors import PressError
-from book.judging import DIGITS
 from book.reference import Evidence
 
-SLACK = 3.0  # times the largest move that was measured: other processors may move it further
-USUAL = 0.9  # the share of metrics that move as usual
-SURELY = 0.001  # the chance of a false alarm in one chapter, on a processor where nothing was measured
-ROUNDING = 1e-5  # what single precision may make of a number that mathematics says is zero
 REVERSED = {"holds", "smaller", "direction only"}, {"opposite"}
 NAMED = 12  # metrics that a message gives with their numbers; of the others it gives the names
 
@@ -89,6 +83,8 @@ def _compare(slug: str, profile: str, was: Evidence, fresh: Evidence, findings: 
         text = f"measured in another precision ({there or 'as the types say'}; here {here or 'as the types say'})"
         findings.problems.append(f"{where}: {text}, so nothing can be compared")
         return
+    if new := sorted(set(fresh["metrics"]) - set(was["metrics"])):
+        findings.warnings.append(f"{where}: not in the reference yet: {', '.join(new)}; accept adds them")
     allowed, unstable = None, set[str]()
     if not reference.same_machine(was, fresh):
         here, there = (e["provenance"]["processor"] for e in (fresh, was))
@@ -99,141 +95,46 @@ def _compare(slug: str, profile: str, was: Evidence, fresh: Evidence, findings: 
             findings.warnings.append(f"{text} python -m book drift {slug} --profile {profile}")
             _roughly(where, was, fresh, findings)
             return
-        allowed, unstable = tolerances(was, measured["metrics"]), set(measured["claims"])
+        allowed, unstable = comparing.tolerances(was, measured["metrics"]), set(measured["claims"])
         apart = sorted(name for name, most in allowed.items() if most is None)
         text += ", so numbers are compared with tolerances"
         text += f"; {len(apart)} of {len(allowed)} metrics cannot be compared: {_list(apart)}" if apart else ""
         (findings.warnings if 2 * len(apart) <= len(allowed) else findings.problems).append(text)
-    findings.problems += _told(where, compare(was, fresh, allowed), was)
-    for claim, verdict in flips(was, fresh).items():
+    findings.problems += _told(where, comparing.compare(was, fresh, allowed), was)
+    for claim, verdict in comparing.flips(was, fresh).items():
         before = was["claims"][claim]["verdict"]
         text = f"{where}, claim {claim!r}: the verdict was {before!r}, is {verdict!r}"
         if claim in unstable:
             findings.warnings.append(f"{text}; it depends on the processor, as was measured")
         else:
             findings.problems.append(text)
-    if new := sorted(set(fresh["metrics"]) - set(was["metrics"])):
-        findings.warnings.append(f"{where}: not in the reference yet: {', '.join(new)}; accept adds them")
 
 
 def _roughly(where: str, was: Evidence, fresh: Evidence, findings: Findings) -> None:
     """Compare on another processor without measured moves, as if its seeds had been drawn anew."""
-    moved = compare(was, fresh, {name: _spread(metric) for name, metric in was["metrics"].items()})
+    moved = comparing.compare(
+        was, fresh, {name: comparing.spread_of(metric) for name, metric in was["metrics"].items()}
+    )
     findings.warnings += _told(where, [one for one in moved if one.now is not None], was)
     findings.problems += _told(where, [one for one in moved if one.now is None], was)
     for name in sorted(set(was["metrics"]) & set(fresh["metrics"])):
         then, now = was["metrics"][name], fresh["metrics"][name]
-        if _surely_another(then, now, SURELY / len(was["metrics"])):
+        if comparing.surely_another(then, now, comparing.SURELY / len(was["metrics"])):
             means = f"the mean over seeds was {then['mean']:g}, is {now['mean']:g}"
             findings.problems.append(f"{where}, {name}: {means}: more than another processor explains")
-    for claim, verdict in flips(was, fresh).items():
+    for claim, verdict in comparing.flips(was, fresh).items():
         before = was["claims"][claim]["verdict"]
         text = f"{where}, claim {claim!r}: the verdict was {before!r}, is {verdict!r} here"
         reversed_ = any(before in side and verdict in other for side, other in (REVERSED, REVERSED[::-1]))
         (findings.problems if reversed_ else findings.warnings).append(text)
 
 
-def _surely_another(then: Any, now: Any, level: float) -> bool:
-    """Whether two means over seeds differ by more than fresh seeds would make them, with this chance of a mistake.
-
-    One seed, or seeds that are all equal on both sides, say nothing of a spread: there a hundredth is the room.
-    """
-    if abs(now["mean"] - then["mean"]) <= ROUNDING:
-        return False
-    if not then["sd"] and not now["sd"]:
-        return abs(now["mean"] - then["mean"]) > _spread(then | {"sd": None})
-    from scipy.stats import ttest_ind_from_stats  # slow to import, wanted only here
-
-    sides = [value for side in (then, now) for value in (side["mean"], side["sd"] or 0.0, len(side["values"]))]
-    return bool(ttest_ind_from_stats(*sides, equal_var=False).pvalue < level)
-
-
-def _told(where: str, moved: list[Moved], was: Evidence) -> list[str]:
+def _told(where: str, moved: list[comparing.Moved], was: Evidence) -> list[str]:
     """The metrics that moved, the first of them with numbers, and how many they are; nothing where none did."""
     told = [f"{where}, {one}" for one in moved[:NAMED]]
     if rest := moved[NAMED:]:
         told.append(f"{where}: {len(rest)} more metrics moved: {', '.join(m.metric for m in rest)}")
     return [*told, f"{where}: {len(moved)} of {len(was['metrics'])} metrics moved"] if moved else []
-
-
-def tolerances(was: Evidence, moves: Mapping[str, float]) -> dict[str, float | None]:
-    """By how much each metric may move at any seed on another processor; None where it moves by more than its seeds.
-
-    ``moves`` are the largest moves measured, by metric. What moved least may have been lucky, so metrics of a family
-    (the name up to the first slash) share their largest move, and all may move as most do in relation to the spread of
-    their seeds; but none by more than that spread.
-    """
-    spreads = {name: _spread(metric) for name, metric in was["metrics"].items()}
-    relative = sorted(moves.get(name, 0.0) / spread for name, spread in spreads.items() if spread)
-    usual = relative[int(USUAL * (len(relative) - 1))] if relative else 0.0
-    families: dict[str, float] = {}
-    for name, most in moves.items():
-        families[_family(name)] = max(families.get(_family(name), 0.0), most)
-    allowed: dict[str, float | None] = {}
-    for name, spread in spreads.items():
-        own, shared = SLACK * moves.get(name, 0.0), SLACK * max(families.get(_family(name), 0.0), usual * spread)
-        allowed[name] = min(shared, spread) if own <= spread else None
-    return allowed
-
-
-def _spread(metric: Any) -> float:
-    """Deviation of a metric from seed to seed; of one seed, a hundredth of it."""
-    return metric["sd"] if metric["sd"] is not None else 0.01 * abs(metric["mean"])
-
-
-def _family(metric: str) -> str:
-    return metric.split("/", 1)[0]
-
-
-@dataclass(frozen=True)
-class Moved:
-    """A metric that has left the reference: the seed where it did so most, and how many did."""
-
-    metric: str
-    seed: str
-    was: float
-    now: float | None
-    allowed: float
-    seeds: tuple[int, int]
-
-    def __str__(self) -> str:
-        if self.now is None:
-            return f"{self.metric}: was {self.was:g} at seed {self.seed}, is no longer recorded"
-        room = f" (allowed: {self.allowed:g} either way)" if self.allowed else ""
-        count = f"; {self.seeds[0]} of {self.seeds[1]} seeds moved" if self.seeds[1] > 1 else ""
-        return f"{self.metric}: was {self.was:g} at seed {self.seed}, is {self.now:g}{room}{count}"
-
-
-def compare(was: Evidence, fresh: Evidence, allowed: Mapping[str, float | None] | None = None) -> list[Moved]:
-    """Metrics that have moved at any seed by more than ``allowed``; without it, at all, up to the last digit kept."""
-    moved = []
-    for name, metric in was["metrics"].items():
-        room = 0.0 if allowed is None else allowed[name]
-        if room is None and name in fresh["metrics"]:
-            continue
-        now = fresh["metrics"].get(name, {}).get("values", {})
-        gone = [seed for seed in metric["values"] if seed not in now]
-        far = {
-            seed: abs(now[seed] - value) - (room or 0.0)
-            for seed, value in metric["values"].items()
-            if seed in now and not _near(now[seed], value, room or 0.0)
-        }
-        if gone or far:
-            seed = gone[0] if gone else max(far, key=lambda s: far[s])
-            seeds = len(gone) + len(far), len(metric["values"])
-            moved.append(Moved(name, seed, metric["values"][seed], now.get(seed), room or 0.0, seeds))
-    return moved
-
-
-def _near(a: float, b: float, room: float = 0.0) -> bool:
-    """Equal, but for the room given and the last digit kept: both sides were rounded."""
-    return abs(a - b) <= room + 10.0 ** (1 - DIGITS) * max(abs(a), abs(b)) + 1e-12
-
-
-def flips(was: Evidence, fresh: Evidence) -> dict[str, str]:
-    """New verdicts of the claims whose verdict is no longer that of the reference."""
-    now = {name: claim["verdict"] for name, claim in fresh["claims"].items()}
-    return {name: now[name] for name, claim in was["claims"].items() if name in now and now[name] != claim["verdict"]}
 
 
 def faults(card: cards.Card, evidence: Evidence) -> list[str]:
@@ -299,7 +200,7 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, int | float) and isinstance(b, int | float):
-        return _near(a, b)
+        return comparing.near(a, b)
     return a == b
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 from planting import REPOSITORY, Fault, planted
 
-from book import checks, drift, execute, reference
+from book import checks, comparing, drift, execute, reference
 from fedlib import devices
 
 
@@ -39,14 +39,14 @@ class Chapters:
         found = checks.check([slug], profile).problems
         return [problem for problem in found if problem.startswith(f"{slug}, {profile}, ")]
 
-    def moved_elsewhere(self, slug: str, profile: str) -> list[checks.Moved]:
+    def moved_elsewhere(self, slug: str, profile: str) -> list[comparing.Moved]:
         """Metrics of the chapter's last run that `check` would report on another processor, too."""
         was, fresh = reference.committed(slug, profile), reference.run_evidence(slug, profile)
         measured = drift.committed(slug, profile)
         assert was
         assert fresh
         assert measured, f"how far numbers of {slug} move elsewhere was not measured: python -m book drift {slug}"
-        return checks.compare(was, fresh, checks.tolerances(was, measured["metrics"]))
+        return comparing.compare(was, fresh, comparing.tolerances(was, measured["metrics"]))
 
     def add(self, slug: str, profile: str = "smoke") -> None:
         """The chapter with its evidence; to be called before a fault is planted.

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from book import cards, chapters, checks, drift, files, freshness, judging, records, reference, website
+from book import cards, chapters, checks, comparing, drift, files, freshness, judging, records, reference, website
 from book.errors import PressError
 
 
@@ -234,7 +234,7 @@ def test_metrics_that_hardly_move_may_move_as_the_others_do(demo):
     for name in [f"kind{i}/x" for i in range(9)]:
         was["metrics"][name] = was["metrics"]["score/ours"]
     moves = dict.fromkeys(was["metrics"], 0.001) | {"score/base": 0.0, "score/ours": 0.0}
-    assert checks.tolerances(was, moves)["score/base"] == pytest.approx(0.003)
+    assert comparing.tolerances(was, moves)["score/base"] == pytest.approx(0.003)
 
 
 def test_a_chapter_of_which_little_can_be_compared_is_a_problem(demo):
@@ -247,8 +247,11 @@ def test_a_tolerance_never_exceeds_the_spread_of_the_seeds(demo):
     """What moves further on another processor than from seed to seed is not compared there, which is said."""
     was = reference.committed("demo", "quick")
     assert was["metrics"]["score/ours"]["sd"] == 0.01
-    assert checks.tolerances(was, {"score/ours": 0.002, "score/base": 0.0})["score/base"] == pytest.approx(0.006)
-    assert checks.tolerances(was, {"score/ours": 0.0034, "score/base": 0.0}) == {"score/ours": None, "score/base": 0.01}
+    assert comparing.tolerances(was, {"score/ours": 0.002, "score/base": 0.0})["score/base"] == pytest.approx(0.006)
+    assert comparing.tolerances(was, {"score/ours": 0.0034, "score/base": 0.0}) == {
+        "score/ours": None,
+        "score/base": 0.01,
+    }
     drift_of(demo, {"score/ours": 0.0034, "score/base": 0.0})
     demo.pretend("demo", shift=0.2, **OTHER)
     status, output = demo.press("check")

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from functools import cache
 from importlib.metadata import packages_distributions
 from itertools import chain
@@ -241,9 +242,11 @@ def test_nothing_is_published_that_has_not_passed_all_of_ci():
     script = (ROOT / ".ci" / "run").read_text()
     assert "set -euo pipefail" in script
     ran = re.findall(r"^run .*? (make [a-z]+|[a-z_]+)$", script, re.M)
-    assert [call for call in ran if call.startswith("make")] == [
-        f"make {target}" for target in ("setup", "lint", "types", "book", "check", "test")
+    assert [call for call in ran if call == "tests" or call.startswith("make")] == [
+        *(f"make {target}" for target in ("setup", "lint", "types", "book", "check")),
+        "tests",
     ]
+    assert "  make test | tee" in script, "its failure is the step's: pipefail"
 
 
 def test_no_file_names_one_persons_machine():
@@ -252,6 +255,12 @@ def test_no_file_names_one_persons_machine():
             continue
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             assert not MACHINE_PATHS.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}"
+
+
+def test_no_two_files_of_tests_have_one_name():
+    names = [path.name for path in tracked() if re.fullmatch(r"test_.*\.py", path.name)]
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    assert not twice, f"pytest imports a file of tests by its bare name; {twice} cannot be collected in one run"
 
 
 def test_no_notebook_is_committed_but_the_goldens():

@@ -144,7 +144,7 @@ class TestReading(Planted):
             "y[some][:, None], torch.where(right, 2.0, -1.0)",
             "y[some][:, None], torch.where(right, -1.0, 2.0)",
             "the image's digit is listed where the answer is no",
-            tests=("test_reading.py::test_questions_about_digits_have_right_answers",),
+            tests=("test_reader.py::test_questions_about_digits_have_right_answers",),
         ),
         Fault(
             "test-images-choose-the-rate",
@@ -152,7 +152,7 @@ class TestReading(Planted):
             "part(samples + labelled, end)",
             "part(samples + labelled, len(y))",
             "what is held out to choose a rate holds the test images",
-            tests=("test_reading.py::test_no_image_serves_two_purposes",),
+            tests=("test_reader.py::test_no_image_serves_two_purposes",),
         ),
         Fault(
             "reviews-turned-round",
@@ -160,7 +160,7 @@ class TestReading(Planted):
             "(text, 5 - kind) for text, kind in films",
             "(text, 4 + kind) for text, kind in films",
             "good reviews count as bad ones",
-            tests=("test_reading.py::test_questions_about_texts_have_right_answers",),
+            tests=("test_reader.py::test_questions_about_texts_have_right_answers",),
         ),
         Fault(
             "labelled-texts-are-held-out-too",
@@ -168,6 +168,6 @@ class TestReading(Planted):
             "order[labelled:][:1000]",
             "order[:1000]",
             "what is tuned on chooses the rate",
-            tests=("test_reading.py::test_the_task_of_texts_is_a_list_of_three_and_parts_are_apart",),
+            tests=("test_reader.py::test_the_task_of_texts_is_a_list_of_three_and_parts_are_apart",),
         ),
     )

@@ -28,6 +28,12 @@ class Task(NamedTuple):
     right: Tensor  # [N]
     rows: Tensor | None = None  # [N, 1, pixels]
 
+    def batches(self, count: int, size: int, draws: torch.Generator) -> Iterator[Batch]:
+        """So many batches of ``size`` samples, drawn with putting back. Raises ValueError for numbers below 1."""
+        for _ in range(require.whole("count", count, 1)):
+            some = torch.randint(len(self.right), (require.whole("size", size, 1),), generator=draws)
+            yield Batch(self.words[some], self.right[some], None if self.rows is None else self.rows[some])
+
 
 class Source(NamedTuple):
     """What a seed learns from. ``questions`` of a number of texts gives batches of one network, without end."""

@@ -91,6 +91,21 @@ def test_the_shifted_test_is_the_test_with_noise():
     assert torch.equal(source(noise=0.0).shifted.rows, own.test.rows)
 
 
+def test_batches_of_a_task_are_its_samples_drawn_with_putting_back():
+    task = source().labelled
+    right = dict(zip(map(tuple, task.rows.flatten(1).tolist()), task.right.tolist(), strict=True))
+    drawn = list(task.batches(3, 200, torch.Generator().manual_seed(0)))
+    assert [batch.words.shape for batch in drawn] == [(200, 1)] * 3
+    for batch in drawn:
+        assert batch.right.tolist() == [right[tuple(row)] for row in batch.rows.flatten(1).tolist()]
+    assert len(pictures(drawn[0].rows)) < 128 < 200
+    assert not torch.equal(drawn[0].rows, drawn[1].rows)
+    assert next(task._replace(rows=None).batches(1, 5, torch.Generator())).rows is None
+    for wrong in ((0, 5), (1, 0), (1.5, 5)):
+        with pytest.raises(ValueError, match="must be a whole number of at least 1"):
+            next(task.batches(*wrong, torch.Generator()))
+
+
 def test_digits_refuse_nonsense():
     for wrong in ({"samples": 0}, {"labelled": 1.5}, {"test": -1}):
         with pytest.raises(ValueError, match="must be a whole number of at least 1"):

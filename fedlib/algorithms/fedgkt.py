@@ -187,7 +187,7 @@ class FedGKT(FedAvg):
         source = rng.stream(fed.seed, "server batches", fed.round)
         for _ in range(how.epochs):
             for rows in torch.randperm(len(labels), generator=source).to(fed.device).split(how.batch_size):
-                z = net(state, features.index_select(0, rows), train=True)
+                z = net(state, features[rows], train=True)
                 loss = both_ways(z, logits[rows], labels[rows], self.up, self.temperature)
                 grads = torch.autograd.grad(loss, list(leaves.values()))
                 Adam(how.lr).step(params, dict(zip(params, grads, strict=True)), adam)

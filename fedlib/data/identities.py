@@ -161,7 +161,7 @@ class Scene:
         return _seen(self, seed, dtype, trial)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def _seen(scene: Scene, seed: int, dtype: torch.dtype, trial: bool) -> Seen:
     (channels, size), clients, tests, server, take = (_photographed if scene.photos else _painted)(scene, seed, trial)
     count, people = len(scene.people), torch.tensor(scene.people)

@@ -6,6 +6,7 @@ which of its terms count. The network gives ``features=True`` and ends in a line
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -116,7 +117,10 @@ def _answer(network: nn.Module, weights: State, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class How:
-    """``steps`` on ``batch`` samples of either domain and ``few`` of the labelled ones, drawn with replacement."""
+    """``steps`` on ``batch`` samples of either domain and ``few`` of the labelled ones, drawn with replacement.
+
+    The rate falls from the optimiser's to zero along half a cosine: a constant one shakes the weights to the end.
+    """
 
     steps: int = 400
     batch: int = 64
@@ -127,6 +131,10 @@ class How:
         require.whole("steps", self.steps)
         require.whole("batch", self.batch, 2)
         require.whole("few", self.few, 1)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.optimiser.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
 def train(
@@ -150,9 +158,9 @@ def train(
     state = {n: torch.stack([s[n] for s in states]).detach() for n in states[0]}
     memory: dict = {}
     gradient = vmap(grad_and_value(lambda s, u, *b: objective.loss(network, plan, s, u, Batch(*b))))
-    for batch in _batches(domains, seeds, how, name):
+    for step, batch in enumerate(_batches(domains, seeds, how, name)):
         grads, value = gradient(state, untied, *(part for part in batch if part is not None))
-        how.optimiser.step(state, grads, memory)
+        how.optimiser.step(state, grads, memory, how.rate(step))
     if how.steps and not bool(value.isfinite().all()):
         bad = sorted({seeds[int(i)] for i in torch.nonzero(~value.isfinite())[:, 0]})
         raise require.NotFinite(f"{name}: training diverged for the seeds {', '.join(map(str, bad))}")

@@ -318,7 +318,8 @@ def test_training_is_plain_pytorch_with_adadelta():
     optimiser = torch.optim.Adadelta(state.values(), lr=1.0)
     draws = rng.stream(0, "adapt", "batches")
     rows = [torch.randint(n, (4, b), generator=draws) for n, b in ((30, 8), (20, 8), (6, 4))]
-    for i, j, k in zip(*rows, strict=True):
+    for step, (i, j, k) in enumerate(zip(*rows, strict=True)):
+        optimiser.param_groups[0]["lr"] = 0.5 + 0.5 * math.cos(math.pi * step / 4)
         at = Batch(d.x[i], d.y[i], d.x_target[j], d.x_few[k], d.y_few[k])
         optimiser.zero_grad()
         objective.loss(net(), PLAN, state, mask, at).backward()

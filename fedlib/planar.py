@@ -23,8 +23,8 @@ def places(height: int, width: int, like: Tensor | None = None) -> Tensor:
     """Where the pixels are: [H, W, 2], (x, y). Raises ValueError for images less than two pixels wide or high."""
     require.whole("height", height, 2)
     require.whole("width", width, 2)
-    options = {} if like is None else {"dtype": like.dtype, "device": like.device}
-    x, y = torch.linspace(-1, 1, width, **options), torch.linspace(-1, 1, height, **options)
+    like = torch.empty(0) if like is None else like
+    x, y = (torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in (width, height))
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
 
 
@@ -35,7 +35,7 @@ def moments(heat: Tensor) -> tuple[Tensor, Tensor]:
     something else, or have negative heat.
     """
     _check_heat(heat)
-    z = places(*heat.shape[-2:], heat).flatten(0, 1)
+    z = places(heat.shape[-2], heat.shape[-1], heat).flatten(0, 1)
     flat = heat.flatten(-2)
     mean = flat @ z
     off = z - mean[..., None, :]
@@ -106,8 +106,8 @@ def affine(linear: Tensor, offset: Tensor) -> Tensor:
 
 def identity(*leading: int, like: Tensor | None = None) -> Tensor:
     """Maps [*leading, 2, 3] that leave every place where it is."""
-    options = {} if like is None else {"dtype": like.dtype, "device": like.device}
-    return torch.eye(2, 3, **options).expand(*leading, 2, 3)
+    like = torch.empty(0) if like is None else like
+    return torch.eye(2, 3, dtype=like.dtype, device=like.device).expand(*leading, 2, 3)
 
 
 def apply(map_: Tensor, z: Tensor) -> Tensor:

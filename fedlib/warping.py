@@ -80,7 +80,7 @@ class Bend(NamedTuple):
 
     def image(self, x: Tensor) -> Tensor:
         """The image x o T: at a place of the result stands what was at T of it."""
-        z = planar.places(*x.shape[2:], x).flatten(0, 1).expand(len(x), -1, 2)
+        z = planar.places(x.shape[2], x.shape[3], x).flatten(0, 1).expand(len(x), -1, 2)
         return warp(x, self.at(z).unflatten(1, x.shape[2:]))
 
 

@@ -8,6 +8,7 @@ places are those of :mod:`fedlib.planar`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,11 @@ class Arms(NamedTuple):
 
     def at(self, videos: Tensor) -> Arms:
         """Some of the videos."""
-        return self._replace(**{n: t[videos] for n, t in self._asdict().items() if isinstance(t, Tensor)})
+        return self._each(lambda t: t[videos])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Arms:
+        f, m, links, lengths, width, ground = self
+        return Arms(change(f), change(m), change(links), change(lengths), width, change(ground))
 
 
 def arms(
@@ -80,8 +85,7 @@ def arms(
     colours = torch.tensor(COLOURS[:links])
     pictures = torch.einsum("ntlhw,lc->ntchw", masks[:, :, 1:], colours)
     pictures = pictures + masks[:, :, :1] * back.unflatten(-1, (size, size))
-    made = Arms(pictures, masks, placed, lengths, width, ground)
-    return made._replace(**{n: t.to(dtype) for n, t in made._asdict().items() if isinstance(t, Tensor)})
+    return Arms(pictures, masks, placed, lengths, width, ground)._each(lambda t: t.to(dtype))
 
 
 def chain(joint: Tensor, angles: Tensor, lengths: Tensor) -> Tensor:

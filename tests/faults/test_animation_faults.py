@@ -277,7 +277,7 @@ class TestDisentangler(Planted):
             "self.shape(told(source)), self.pose(told(driver))",
             "self.shape(told(driver)), self.pose(told(driver))",
             "the source is not looked at",
-            tests=("test_disentangle.py::test_a_trained_pair_keeps_the_sources_lengths",),
+            tests=("test_disentangle.py::test_shape_is_read_from_the_source_and_pose_from_the_driver",),
         ),
         Fault(
             "avd-learns-the-stretch",
@@ -285,7 +285,7 @@ class TestDisentangler(Planted):
             "found = distance(model(source, stretched(wanted, draws, how.stretch)), wanted)",
             "wanted = stretched(wanted, draws, how.stretch)\n        found = distance(model(source, wanted), wanted)",
             "the stretched driver is what is wanted",
-            tests=("test_disentangle.py::test_a_trained_pair_keeps_the_sources_lengths",),
+            tests=("test_disentangle.py::test_the_driver_is_stretched_and_what_is_wanted_is_not",),
         ),
         Fault(
             "stretched-regions-apart",

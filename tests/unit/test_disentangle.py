@@ -54,6 +54,37 @@ def test_shape_is_read_from_the_source_and_pose_from_the_driver():
     code = [model.pose(disentangle.told(f)) for f in (frames(1), frames(1))]
     assert torch.equal(*code)
     assert not torch.equal(model(frames(), frames(1)), model(frames(1), frames()))
+    assert not torch.equal(model(frames(), frames(1)), model(frames(2), frames(1)))
+    assert not torch.equal(model(frames(), frames(1)), model(frames(), frames(2)))
+
+
+def test_the_driver_is_stretched_and_what_is_wanted_is_not():
+    """So that nothing can be gained by handing the driver's frames on."""
+
+    class Echo(Disentangler):
+        def forward(self, source, driver):
+            return driver + 0 * self.decoder[0].weight.sum()
+
+    own = frames(count=12).view(4, 3, 2, 2, 3)
+    model = Echo(2).to(FLOAT)
+    assert max(disentangle.train(model, own, How(steps=3, batch=8, stretch=0.0), 0)) < 1e-12
+    assert min(disentangle.train(model, own, How(steps=3, batch=8, stretch=0.25), 0)) > 0.01
+
+
+def test_source_and_driver_are_of_one_video():
+    seen = []
+
+    class Sees(Disentangler):
+        def forward(self, source, driver):
+            seen.append((source, driver))
+            return source + 0 * self.decoder[0].weight.sum()
+
+    own = frames(count=12).view(4, 3, 2, 2, 3)
+    videos = torch.arange(4.0, dtype=FLOAT)[:, None].expand(4, 3)
+    own[..., 0, 0, 2] = videos  # a region's place says which video it is
+    disentangle.train(Sees(2).to(FLOAT), own, How(steps=4, batch=16, stretch=0.0), 0)
+    assert all(torch.equal(s[:, 0, 0, 2], d[:, 0, 0, 2]) for s, d in seen)
+    assert len(torch.cat([s[:, 0, 0, 2] for s, _ in seen]).unique()) == 4
 
 
 def test_stretching_scales_both_directions_of_a_whole_body():
@@ -69,10 +100,11 @@ def test_stretching_scales_both_directions_of_a_whole_body():
 
 def test_a_trained_pair_keeps_the_sources_lengths():
     """The claim in small: the driver is 25 % longer, and standard animation hands its length on."""
-    train, test = (arms.arms(n, frames=8, size=8, draws=rng.stream(p)) for n, p in ((60, "train"), (30, "test")))
+    numbers = {"frames": 8, "size": 8, "length": (0.3, 0.7)}
+    train, test = (arms.arms(n, draws=rng.stream(part), **numbers) for n, part in ((200, "train"), (60, "test")))
     model = rng.build(lambda: Disentangler(2), 0, "init")
     own = arms.frames_of(train.links, train.lengths[:, None], train.width)
-    losses = disentangle.train(model, own, How(steps=200, batch=64, lr=3e-3), 0)
+    losses = disentangle.train(model, own, How(steps=300, batch=64, lr=3e-3), 0)
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
     lengths = test.lengths
     source = arms.frames_of(test.links[:, 0], lengths, test.width)
@@ -82,7 +114,7 @@ def test_a_trained_pair_keeps_the_sources_lengths():
         kept = arms.limb_lengths(model(source, driver))
     handed_on = (arms.limb_lengths(driver) / lengths - 1).abs().mean()
     assert float(handed_on) == pytest.approx(0.25, abs=1e-3)
-    assert float((kept / lengths - 1).abs().mean()) < float(handed_on)
+    assert float((kept / lengths - 1).abs().mean()) < 0.7 * float(handed_on)
 
 
 def angles_of(own):

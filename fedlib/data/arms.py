@@ -52,16 +52,20 @@ def arms(
     width: float = 0.12,
     swing: float = 1.0,
     drift: float = 0.15,
+    contrast: float = 0.2,
     draws: torch.Generator,
     dtype: torch.dtype = torch.float32,
 ) -> Arms:
     """``count`` videos. Links have lengths uniform in ``length`` and the half ``width``, as shares of half the image.
 
     Each joint swings as a wave of ``swing`` radians about an angle of its own; the whole arm and the ground move by
-    ``drift``, and the ground turns by as many radians, in waves of their own. Raises ValueError for numbers that cannot
-    work.
+    ``drift``, and the ground turns by as many radians, in waves of their own. ``contrast`` is the deviation of the
+    ground's colours. Raises ValueError for numbers that cannot work.
     """
-    _check(count, frames, size, links, length, width, swing, drift)
+    _check(count, frames, size, links, length)
+    for name, value in (("swing", swing), ("drift", drift), ("contrast", contrast)):
+        require.real(name, value, least=0)
+    require.real("width", width, above=0)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=draws)
@@ -78,7 +82,7 @@ def arms(
     joint = uniform(-0.2, 0.2, count, 1, 2) - torch.tensor([0.0, 0.55]) + drift * wave(2)
     placed = chain(joint, angles, lengths[:, None])
     ground = planar.affine(planar.turn(drift * wave(1)[..., 0]), drift * wave(2))
-    texture = Texture(uniform(-6, 6, count, 3, WAVES, 2), uniform(0, 2 * math.pi, count, 3, WAVES))
+    texture = Texture(uniform(-6, 6, count, 3, WAVES, 2), uniform(0, 2 * math.pi, count, 3, WAVES), contrast)
     z = planar.places(size, size)
     back = texture.at(planar.apply(planar.invert(ground), z.flatten(0, 1).expand(count, frames, -1, 2)))
     masks = layers(placed, lengths[:, None], width, size)
@@ -115,18 +119,19 @@ def layers(links: Tensor, lengths: Tensor, width: float, size: int) -> Tensor:
 
 
 class Texture(NamedTuple):
-    """Colours of a ground without end: 0.4 + 0.2 times a sum of waves of frequencies [N, 3, W, 2] and phases
+    """Colours of a ground without end: 0.4 + ``contrast`` times a sum of waves of frequencies [N, 3, W, 2] and phases
     [N, 3, W], scaled to a spread of one, within [0, 1].
     """
 
     frequencies: Tensor
     phases: Tensor
+    contrast: float
 
     def at(self, z: Tensor) -> Tensor:
         """Colours [N, T, 3, P] at places [N, T, P, 2]."""
         angle = torch.einsum("ntpi,ncwi->ntcwp", z, self.frequencies) + self.phases[:, None, ..., None]
         waves = angle.sin().sum(-2) / math.sqrt(angle.shape[-2] / 2)
-        return (0.4 + 0.2 * waves).clamp(0, 1)
+        return (0.4 + self.contrast * waves).clamp(0, 1)
 
 
 def frames_of(links: Tensor, lengths: Tensor, width: float) -> Tensor:
@@ -145,16 +150,7 @@ def limb_lengths(frames: Tensor) -> Tensor:
     return (12 * spread[..., 0]).sqrt()
 
 
-def _check(
-    count: int,
-    frames: int,
-    size: int,
-    links: int,
-    length: tuple[float, float],
-    width: float,
-    swing: float,
-    drift: float,
-) -> None:
+def _check(count: int, frames: int, size: int, links: int, length: tuple[float, float]) -> None:
     for name, value, least in (("count", count, 1), ("frames", frames, 1), ("size", size, 8), ("links", links, 1)):
         require.whole(name, value, least)
     if links > len(COLOURS):
@@ -162,6 +158,3 @@ def _check(
     low, high = (require.real("length", v, above=0) for v in length)
     if low > high:
         raise ValueError(f"length: expected a shortest and a longest, got {length}")
-    require.real("width", width, above=0)
-    require.real("swing", swing, least=0)
-    require.real("drift", drift, least=0)

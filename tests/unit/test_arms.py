@@ -71,6 +71,13 @@ def test_the_ground_is_one_texture_that_moves():
     assert float(still.mean()) > 5 * float(error.mean())
 
 
+def test_the_contrast_of_the_ground_is_as_asked():
+    for contrast in (0.0, 0.05, 0.1):
+        own = made(count=40, frames=1, size=16, contrast=contrast)
+        free = own.masks[:, :, :1] == 1
+        assert float(own.frames[free.expand_as(own.frames)].std()) == pytest.approx(contrast, rel=0.1, abs=1e-6)
+
+
 def test_a_later_link_hides_an_earlier_one():
     links = planar.identity(1, 2).clone()
     shares = arms.layers(links, torch.tensor([[0.8, 0.4]]), 0.2, 21)
@@ -114,6 +121,7 @@ def test_a_chain_from_angles_by_hand():
         ({"width": float("nan")}, "width must be"),
         ({"swing": -1.0}, "swing must be"),
         ({"drift": float("inf")}, "drift must be"),
+        ({"contrast": -0.1}, "contrast must be"),
     ],
 )
 def test_arms_that_cannot_be_are_refused(numbers, message):

@@ -201,3 +201,37 @@ def mutual_distillation(
     to_mentee = (log_p.detach().exp() * (log_p.detach() - log_q)).sum(-1)
     weight = 1 / tasks.detach().clamp(min=least) if adaptive else 1.0
     return (tasks + weight * (distil * (to_mentor + to_mentee) + gap)).mean(-1)
+
+
+def mmd(x: Tensor, y: Tensor, bandwidths: float | Sequence[float]) -> Tensor:
+    """Squared maximum mean discrepancy of samples x [N, D] and y [M, D], biased, a sum over the Gaussian kernels
+    k(u, v) = exp(-|u - v|^2 / b) of some bandwidths b.
+
+    mean k(x, x') - 2 mean k(x, y) + mean k(y, y') over *all* pairs, a sample with itself too (Gretton et al. 2012,
+    equation 5; Rozantsev, Salzmann and Fua 2019 take b = 1). It is never negative, and 0 for equal samples; where b is
+    small beside all distances it is 1/N + 1/M whatever the samples are, without a gradient. Raises ValueError for other
+    shapes, no samples, or a bandwidth that is not positive.
+    """
+    widths = _bandwidths(bandwidths)
+    _check_samples(x, y)
+
+    def mean(u: Tensor, v: Tensor) -> Tensor:
+        squares = u.square().sum(-1)[..., :, None] + v.square().sum(-1)[..., None, :] - 2 * u @ v.mT
+        return torch.stack([torch.exp(-squares.clamp(min=0) / b).mean((-2, -1)) for b in widths]).sum(0)
+
+    return mean(x, x) - 2 * mean(x, y) + mean(y, y)
+
+
+def _bandwidths(given: float | Sequence[float]) -> list[float]:
+    several = list(given) if isinstance(given, Sequence) else [given]
+    if not several:
+        raise ValueError("bandwidths: at least one is needed, and there is none")
+    return [require.real("a bandwidth", b, above=0) for b in several]
+
+
+def _check_samples(x: Tensor, y: Tensor) -> None:
+    for name, t in (("x", x), ("y", y)):
+        if t.ndim < 2 or t.numel() == 0 or not t.is_floating_point():
+            raise ValueError(f"{name} must be samples [N, D], one at least, got {t.dtype} {list(t.shape)}")
+    if x.shape[-1] != y.shape[-1] or x.shape[:-2] != y.shape[:-2]:
+        raise ValueError(f"x and y must be of one width, got {list(x.shape)} and {list(y.shape)}")

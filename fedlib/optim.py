@@ -169,6 +169,46 @@ class AdaGrad:
             w.addcdiv_(grads[n], total.sqrt().add_(self.eps), value=-(self.lr if lr is None else lr))
 
 
+@dataclass(frozen=True)
+class AdaDelta:
+    """AdaDelta (Zeiler 2012, Algorithm 1): w <- w - lr d with d = sqrt(E[d^2] + eps) / sqrt(E[g^2] + eps) g.
+
+    Both means decay by ``rho``, that of g^2 before and that of d^2 after the step. The paper has lr = 1; the size of
+    the gradient does not matter, but for ``eps``, from which the first steps grow.
+    """
+
+    lr: float = 1.0
+    rho: float = 0.9
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        require.real("lr", self.lr, least=0)
+        require.real("rho", self.rho, least=0, below=1)
+        require.real("eps", self.eps, above=0)
+
+    @torch.no_grad()
+    def step(
+        self,
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        memory: Memory,
+        lr: float | None = None,
+    ) -> None:
+        """Update ``params`` in place; ``lr`` overrides the rate for this step."""
+        if not memory:
+            memory |= {m: {n: torch.zeros_like(w) for n, w in params.items()} for m in ("squares", "moves")}
+        names, weights, g = list(params), list(params.values()), [grads[n] for n in params]
+        squares, moves = ([memory[slot][n] for n in names] for slot in ("squares", "moves"))
+        torch._foreach_mul_(squares, self.rho)
+        torch._foreach_addcmul_(squares, g, g, value=1 - self.rho)
+        move = torch._foreach_div(torch._foreach_add(moves, self.eps), torch._foreach_add(squares, self.eps))
+        torch._foreach_sqrt_(move)
+        torch._foreach_mul_(move, g)
+        torch._foreach_mul_(moves, self.rho)
+        torch._foreach_addcmul_(moves, move, move, value=1 - self.rho)
+        torch._foreach_add_(weights, move, alpha=-(self.lr if lr is None else lr))
+
+
 def clip_norm(grads: Mapping[str, Tensor], most: float) -> dict[str, Tensor]:
     """Gradients scaled down together to a joint Euclidean norm of ``most`` at most; in a stack, each client's.
 

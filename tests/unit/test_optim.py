@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedlib.optim import SGD, AdaGrad, Adam, clip_norm
+from fedlib.optim import SGD, AdaDelta, AdaGrad, Adam, clip_norm
 
 PAIRS = [
     (SGD(0.1), lambda p: torch.optim.SGD(p, 0.1)),
@@ -13,6 +13,8 @@ PAIRS = [
     (Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
     (Adam(0.02, 0.5, 0.9, 1e-3), lambda p: torch.optim.Adam(p, 0.02, (0.5, 0.9), 1e-3)),
     (AdaGrad(0.1), lambda p: torch.optim.Adagrad(p, 0.1)),
+    (AdaDelta(), lambda p: torch.optim.Adadelta(p)),
+    (AdaDelta(0.5, 0.95, 1e-4), lambda p: torch.optim.Adadelta(p, 0.5, 0.95, 1e-4)),
 ]
 
 

@@ -71,5 +71,6 @@ def clipped(net: Net, state: State, each: Tensor, most: float) -> Tensor:
     weights = net.weights(state)
     grads = torch.autograd.grad(batch_mean(net, each).sum(), list(weights.values()), allow_unused=True)
     found = {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), grads, strict=True)}
-    along = inner(weights, clip_norm(type(weights)(found), most))
+    kept = clip_norm(type(weights)(found), most)
+    along = inner(weights, type(weights)(kept))
     return each.detach() + (along - along.detach())

@@ -40,7 +40,9 @@ class Hessian:
                 raise ValueError(f"loss: expected a scalar for these weights, got {shape}")
             found = torch.autograd.grad(value, list(self.weights.values()), create_graph=True, allow_unused=True)
         self.loss = float(value.detach())
-        self.gradient = {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(self.weights.items(), found, strict=True)}
+        self.gradient = {
+            n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(self.weights.items(), found, strict=True)
+        }
         require.finite("the gradient", *self.gradient.values())
 
     def __call__(self, direction: Mapping[str, Tensor]) -> State:
@@ -54,7 +56,9 @@ class Hessian:
         along = [direction[n] for n in curved]
         leaves = list(self.weights.values())
         found = torch.autograd.grad(list(curved.values()), leaves, along, retain_graph=True, allow_unused=True)
-        return {n: torch.zeros_like(w) if h is None else h for (n, w), h in zip(self.weights.items(), found, strict=True)}
+        return {
+            n: torch.zeros_like(w) if h is None else h for (n, w), h in zip(self.weights.items(), found, strict=True)
+        }
 
 
 def of_network(net: Net, state: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Hessian:
@@ -77,11 +81,11 @@ def top_eigenvalue(
     tolerance: float = 1e-3,
     beside: Sequence[Mapping[str, Tensor]] = (),
 ) -> Top:
-    """The eigenvalue of largest magnitude, with its sign, by power iteration from a random direction: until the Rayleigh
-    quotient moves by less than a share ``tolerance``, or ``iterations`` products are done.
+    """The eigenvalue of largest magnitude, with its sign, by power iteration from a random direction: until the
+    Rayleigh quotient moves by less than a share ``tolerance``, or ``iterations`` products are done.
 
-    ``beside``: eigenvectors found before, to which the next stays orthogonal. Where two eigenvalues have nearly the same
-    size and opposite signs it does not settle. Raises ValueError for settings that cannot work.
+    ``beside``: eigenvectors found before, to which the next stays orthogonal. Where two eigenvalues have nearly the
+    same size and opposite signs it does not settle. Raises ValueError for settings that cannot work.
     """
     require.whole("iterations", iterations, 1)
     require.real("tolerance", tolerance, least=0)
@@ -99,7 +103,7 @@ def top_eigenvalue(
 
 
 class Trace(NamedTuple):
-    """An estimated trace, the standard error of that (0 from one probe), and the parts of the weights' tensors in it."""
+    """An estimated trace, its standard error (0 from one probe), and the parts of the weights' tensors in it."""
 
     value: float
     error: float
@@ -136,7 +140,9 @@ def likeness(diagonals: Sequence[Sequence[float]], oneself: bool = False) -> Lik
     ValueError for fewer than two clients, and for vectors of several lengths or without a direction.
     """
     if len(diagonals) < 2 or len({len(d) for d in diagonals}) != 1 or not len(diagonals[0]):
-        raise ValueError(f"diagonals: expected vectors of one length, of two clients at least; got {[*map(len, diagonals)]}")
+        raise ValueError(
+            f"diagonals: expected vectors of one length, of two clients at least; got {[*map(len, diagonals)]}"
+        )
     d = torch.tensor([list(one) for one in diagonals], dtype=torch.float64)
     require.finite("diagonals", d)
     size = d.norm(dim=1)

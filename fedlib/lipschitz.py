@@ -21,8 +21,14 @@ def transmitting(low: Tensor, high: Tensor) -> Tensor:
     other samples, or a first one that is smaller than the second.
     """
     places = high.shape[-2:]
-    if low.ndim < 4 or low.shape[:-3] != high.shape[:-3] or any(a < b for a, b in zip(low.shape[-2:], places, strict=True)):
-        raise ValueError(f"low and high: expected maps [..., C, H, W] that shrink, got {list(low.shape)}, {list(high.shape)}")
+    if (
+        low.ndim < 4
+        or low.shape[:-3] != high.shape[:-3]
+        or any(a < b for a, b in zip(low.shape[-2:], places, strict=True))
+    ):
+        raise ValueError(
+            f"low and high: expected maps [..., C, H, W] that shrink, got {list(low.shape)}, {list(high.shape)}"
+        )
     flat = low.reshape(-1, *low.shape[-3:])
     pooled = adaptive_avg_pool2d(flat, tuple(places)) if low.shape[-2:] != places else flat
     pooled = pooled.view(*low.shape[:-2], -1)

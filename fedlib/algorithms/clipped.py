@@ -30,7 +30,9 @@ class Clipped(FedAvg):
     def phases(self, fed: Federation) -> list[Phase]:
         phases = self.base.phases(fed)
         if len(phases) != 1 or getattr(phases[0].objective, "__func__", None) is not type(self.base).objective:
-            raise ValueError(f"{type(self.base).__name__} is more than one objective: its gradients are not clipped here")
+            raise ValueError(
+                f"{type(self.base).__name__} is more than one objective: its gradients are not clipped here"
+            )
         return [replace(phases[0], objective=self.objective)]
 
     @per_sample

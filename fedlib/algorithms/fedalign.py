@@ -21,9 +21,9 @@ class FedAlign(FedAvg):
     The narrow stage is the first channels of the *trained* last stage, run on the first channels of the map that enters
     it. That map and the full norm are constants, so L_Lip reaches nothing but the narrow corner of the last stage.
     ``rescaled``, as in the released code: mu sg[CE / L_Lip] L_Lip in place of mu L_Lip, so that the second loss is
-    always worth mu CE, and its gradient does not depend on the size of L_Lip; where L_Lip is 0 it is left out. Gradients
-    of both together are clipped to the norm ``clip``, None: not. ``iterations`` of the power method. mu = 0 without
-    clipping is FedAvg, bit for bit. Nothing else than FedAvg's weights is sent.
+    always worth mu CE, and its gradient does not depend on the size of L_Lip; where L_Lip is 0 it is left out.
+    Gradients of both together are clipped to the norm ``clip``, None: not. ``iterations`` of the power method. mu = 0
+    without clipping is FedAvg, bit for bit. Nothing else than FedAvg's weights is sent.
 
     Raises ValueError for a network whose last stage cannot be run at this width
     (:class:`~fedlib.models.slim.SlimResNet`), and one whose last map has a single place: its matrix has rank one.
@@ -49,7 +49,9 @@ class FedAlign(FedAvg):
         few = fed.net.module.narrow(h.shape[1], self.width)  # type: ignore[operator]
         f = fed.net.predict(fed.state, h[:, :few], part="last", width=self.width)
         if f.shape[-1] * f.shape[-2] < 2:
-            raise ValueError(f"the last map is {list(f.shape[-2:])}: of one place, its transmitting matrix has rank one")
+            raise ValueError(
+                f"the last map is {list(f.shape[-2:])}: of one place, its transmitting matrix has rank one"
+            )
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:

@@ -15,8 +15,9 @@ from fedlib.models.net import Net, State
 
 
 class Mixup(FedAvg):
-    """Local objective: lambda CE(f(x~), y) + (1 - lambda) CE(f(x~), y'), x~ = lambda x + (1 - lambda) x', where (x', y')
-    is the batch in another order and lambda ~ Beta(gamma, gamma), one for each batch. gamma = 0 is FedAvg, bit for bit.
+    """Local objective: lambda CE(f(x~), y) + (1 - lambda) CE(f(x~), y') with x~ = lambda x + (1 - lambda) x', where
+    (x', y') is the batch in another order and lambda ~ Beta(gamma, gamma), one for each batch. gamma = 0 is FedAvg, bit
+    for bit.
 
     Partners are the client's own, of the classes that it has. They travel in a margin below the pictures: the network
     has to look at the rows above it alone. Nothing else than FedAvg's weights is sent. Raises ValueError for samples

@@ -67,5 +67,7 @@ def scaled(state: Mapping[str, Tensor], branches: Sequence[str], factors: Sequen
     """
     if len(branches) != len(factors):
         raise ValueError(f"factors: expected one for each of {len(branches)} branches, got {len(factors)}")
-    changed = {f"{n}.{v}": state[f"{n}.{v}"] * c for n, c in zip(branches, factors, strict=True) for v in ("weight", "bias")}
+    changed = {
+        f"{n}.{v}": state[f"{n}.{v}"] * c for n, c in zip(branches, factors, strict=True) for v in ("weight", "bias")
+    }
     return type(state)({**state, **changed})

@@ -120,7 +120,7 @@ class SlimResNet(nn.Module):
             return
         wide = [(layer, dict(layer._parameters), getattr(layer, "num_groups", 0)) for layer in _leaves(part)]
         try:
-            for layer, weights, groups in wide:
+            for layer, weights, _ in wide:
                 if isinstance(layer, nn.GroupNorm):
                     layer.num_groups = self.narrow(layer.num_channels, width) // self.group
                 layer._parameters |= {n: self._corner(layer, w, width) for n, w in weights.items() if w is not None}  # type: ignore[misc]

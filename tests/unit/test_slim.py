@@ -1,4 +1,4 @@
-"""A network at reduced width is the small network with the corner of its weights, alone and for many clients at once."""
+"""A network at reduced width is the small network with the corner of its weights, for many clients at once, too."""
 
 import pytest
 import torch

@@ -30,7 +30,7 @@ def transmitting(low: Tensor, high: Tensor) -> Tensor:
             f"low and high: expected maps [..., C, H, W] that shrink, got {list(low.shape)}, {list(high.shape)}"
         )
     flat = low.reshape(-1, *low.shape[-3:])
-    pooled = adaptive_avg_pool2d(flat, tuple(places)) if low.shape[-2:] != places else flat
+    pooled = adaptive_avg_pool2d(flat, (places[0], places[1])) if low.shape[-2:] != places else flat
     pooled = pooled.view(*low.shape[:-2], -1)
     return pooled @ high.flatten(-2).mT / (places[0] * places[1])
 

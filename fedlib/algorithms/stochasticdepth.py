@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -61,7 +61,7 @@ def survival(blocks: int, keep: float) -> list[float]:
     return [1 - b / max(1, blocks - 1) * (1 - keep) for b in range(require.whole("blocks", blocks, 1))]
 
 
-def scaled(state: Mapping[str, Tensor], branches: Sequence[str], factors: Sequence[Tensor | float]) -> State:
+def scaled(state: State, branches: Sequence[str], factors: Sequence[Tensor | float]) -> State:
     """The state of a network whose branches are multiplied by ``factors``, one for each: scale and shift of the
     normalisation that ends a branch are. With the p_b it is the released code's network for tests.
     """

@@ -86,7 +86,7 @@ class SlimResNet(nn.Module):
     @property
     def branches(self) -> list[str]:
         """Names of the normalisations that end the blocks' branches, from the first block to the last."""
-        return [f"stages.{i}.{j}.norm2" for i, stage in enumerate(self.stages) for j in range(len(stage))]
+        return [f"{n}.norm2" for n, block in self.named_modules() if isinstance(block, Block)]
 
     def narrow(self, channels: int, width: float) -> int:
         """How many of so many channels a width keeps. Raises ValueError where that is not a whole number of groups."""

@@ -101,6 +101,9 @@ def federation(name="FedAvg", seed=3, hidden=(7,), algorithm=None, clients=6, mo
         y[[0, 1]] = y[[1, 0]] if y[0] != y[1] else (y[[0, 1]] + 1) % 3
     if name == "FedKD":
         options |= {"model": lambda: models.Pair(lambda: models.MLP(5, hidden, 3), lambda: models.MLP(5, (4,), 3))}
+    if name in ("FedAlign", "GradAug", "Mixup", "StochasticDepth"):  # pictures of four rows
+        x = x[:, :1].expand(-1, 24).reshape(60, 1, 4, 6) + x.repeat(1, 5)[:, :24].view(60, 1, 4, 6)
+        options |= {"model": lambda: models.SlimResNet((8, 16), 1, 1, 3, 2, height=4)}
     if name == "Ditto":
         options |= {"model": lambda: models.Twin(lambda: models.MLP(5, hidden, 3))}
     if name == "own statistics":

@@ -10,7 +10,7 @@ from slimmed import federation, pictures, slim
 from torch.nn import functional as F
 
 from fedlib import rng
-from fedlib.algorithms import FedAvg, FedProx, Moon
+from fedlib.algorithms import FedAvg, FedAvgM, FedProx, Moon
 from fedlib.algorithms.clipped import Clipped
 from fedlib.algorithms.fedalign import FedAlign
 from fedlib.executors import Context
@@ -230,3 +230,9 @@ def test_networks_that_cannot_be_aligned_are_refused(model, message):
 def test_settings_that_cannot_work_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name} must be a"):
         FedAlign(**{name: value})
+
+
+def test_clipping_wraps_the_servers_step():
+    one, two = federation(Clipped(FedAvgM(0.9, 0.5), 1e9)), federation(FedAvgM(0.9, 0.5))
+    one.run(3), two.run(3)
+    same(everything(one), everything(two), 1e-11)

@@ -5,9 +5,7 @@ from typing import Any
 
 _HOME = {
     "CCVR": "ccvr",
-    "Clipped": "clipped",
     "Ditto": "ditto",
-    "FedAlign": "fedalign",
     "FedAvg": "fedavg",
     "FedAvgM": "fedavgm",
     "FedBN": "fedbn",
@@ -24,14 +22,11 @@ _HOME = {
     "FedPer": "fedper",
     "FedProx": "fedprox",
     "FedRep": "fedrep",
-    "GradAug": "gradaug",
     "LGFedAvg": "lgfedavg",
     "LocalOnly": "localonly",
-    "Mixup": "mixup",
     "Moon": "moon",
     "PerFedAvg": "perfedavg",
     "Scaffold": "scaffold",
-    "StochasticDepth": "stochasticdepth",
 }
 
 

@@ -13,7 +13,23 @@ import torch
 from torch import Tensor
 
 from fedlib import require, rng
-from fedlib.data.augment import mixup
+from fedlib.data import mixing
+
+
+def mixup(x: Tensor, y: Tensor, gamma: float, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Mixes a batch [B, ...] with itself in another order: lambda x + (1 - lambda) x', the labels y [B], those of the
+    partners y', and lambda, one number from Beta(gamma, gamma) for the whole batch (Zhang et al. 2018).
+
+    The loss is lambda CE(f(mixed), y) + (1 - lambda) CE(f(mixed), y'). ``gamma=0`` mixes nothing: lambda is 1, and
+    nothing is drawn. Raises ValueError for a negative gamma, a batch of none, and other numbers of labels than samples.
+    """
+    require.real("gamma", gamma, least=0)
+    if x.ndim == 0 or y.ndim == 0 or len(x) == 0 or len(x) != len(y):
+        raise ValueError(f"x and y: expected a label for each of B >= 1 samples, got {list(x.shape)}, {list(y.shape)}")
+    if not gamma:
+        return x, y, y, 1.0
+    mixed, other, share = mixing.mixup(x, rng, gamma)
+    return mixed, y, y[other], share
 
 
 def noted(x: Tensor, notes: Tensor) -> Tensor:
@@ -46,7 +62,7 @@ def first_note(x: Tensor, place: int) -> Tensor:
 @dataclass(frozen=True)
 class Mixing:
     """Batches for mixup: pictures come with their label in the margin, are mixed with those of a shuffled batch, and
-    leave with the partner's label and lambda there (:func:`~fedlib.data.augment.mixup`). ``before`` is what a client
+    leave with the partner's label and lambda there (:func:`mixup`). ``before`` is what a client
     does to its pictures anyway.
     """
 

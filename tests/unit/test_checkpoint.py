@@ -31,6 +31,11 @@ from fedlib.distill import Distillation
 from fedlib.executors import Diverged, per_sample
 from fedlib.federation import Federation, Local, weighted_mean
 from fedlib.kept import containers
+from fedlib.regularised.clipped import Clipped
+from fedlib.regularised.fedalign import FedAlign
+from fedlib.regularised.gradaug import GradAug
+from fedlib.regularised.mixup import Mixup
+from fedlib.regularised.stochasticdepth import StochasticDepth
 
 ROUNDS = 4
 POINTS = ("broadcast", "phases", "objective", "context", "keep", "upload", "aggregate", "observer", "row")
@@ -74,6 +79,11 @@ def public():
 
 # Algorithms that cannot be made without arguments; every other one of fedlib.algorithms is found by name.
 MADE = {
+    "Clipped": lambda: Clipped(algorithms.Moon(), 0.1),
+    "FedAlign": FedAlign,
+    "GradAug": GradAug,
+    "Mixup": Mixup,
+    "StochasticDepth": StochasticDepth,
     "FedDF": lambda: algorithms.FedDF(public(), Distillation(steps=3, batch_size=4)),
     "FedGKT": lambda: FedGKT(functools.partial(models.MLP, 7, (4,), 3)),
     "FedMD": lambda: algorithms.FedMD(public()),

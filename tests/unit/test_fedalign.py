@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from fedlib import rng
 from fedlib.algorithms import FedAvg, FedAvgM, FedProx, Moon
-from fedlib.algorithms.clipped import Clipped
-from fedlib.algorithms.fedalign import FedAlign
 from fedlib.executors import Context
 from fedlib.federation import Local
 from fedlib.lipschitz import transmitting
 from fedlib.models import MLP
 from fedlib.optim import clip_norm
+from fedlib.regularised.clipped import Clipped
+from fedlib.regularised.fedalign import FedAlign
 
 
 def batch(algorithm=None):

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from fedlib import losses, rng
 from fedlib.algorithms import FedAvg
-from fedlib.algorithms.gradaug import GradAug, resized
-from fedlib.algorithms.mixup import Mixup
-from fedlib.algorithms.stochasticdepth import StochasticDepth, scaled, survival
-from fedlib.data import augment, margin
+from fedlib.data import margin
 from fedlib.executors import Context, Task
 from fedlib.federation import Local
 from fedlib.models import MLP
+from fedlib.regularised.gradaug import GradAug, resized
+from fedlib.regularised.mixup import Mixup
+from fedlib.regularised.stochasticdepth import StochasticDepth, scaled, survival
 
 CASES = settings(deadline=None, max_examples=15)
 METHODS = {
@@ -38,7 +38,7 @@ def shifted(x, generator):
 @given(st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 5.0]))
 def test_mixup_is_a_convex_mixture_with_a_shuffled_batch(seed, gamma):
     x, y = torch.randn(9, 2, 3, 4, generator=rng.stream(seed), dtype=FLOAT), torch.arange(9)
-    mixed, own, other, lam = augment.mixup(x, y, gamma, rng.stream(seed))
+    mixed, own, other, lam = margin.mixup(x, y, gamma, rng.stream(seed))
     assert torch.equal(own, y)
     assert torch.equal(other.sort().values, y)  # a permutation: labels are rows here
     assert 0 <= lam <= 1
@@ -48,7 +48,7 @@ def test_mixup_is_a_convex_mixture_with_a_shuffled_batch(seed, gamma):
 def test_one_lambda_for_the_batch_from_beta():
     """Beta(gamma, gamma) has the mean 1/2 and the variance 1 / (4 (2 gamma + 1))."""
     x, y = torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.long)
-    lams = torch.tensor([augment.mixup(x, y, 0.5, rng.stream("beta", i))[3] for i in range(2000)])
+    lams = torch.tensor([margin.mixup(x, y, 0.5, rng.stream("beta", i))[3] for i in range(2000)])
     assert float(lams.mean()) == pytest.approx(0.5, abs=0.03)
     assert float(lams.var()) == pytest.approx(1 / 8, abs=0.01)
 
@@ -57,7 +57,7 @@ def test_gamma_zero_mixes_and_draws_nothing():
     """The released code's default: then it is FedAvg under another name."""
     x, y, source = *pictures()[:2], rng.stream(0)
     before = source.get_state()
-    mixed, own, other, lam = augment.mixup(x, y, 0.0, source)
+    mixed, own, other, lam = margin.mixup(x, y, 0.0, source)
     assert mixed is x
     assert own is other is y
     assert lam == 1
@@ -67,7 +67,7 @@ def test_gamma_zero_mixes_and_draws_nothing():
 @pytest.mark.parametrize("gamma", [-1.0, math.nan, math.inf])
 def test_gamma_is_a_size(gamma):
     with pytest.raises(ValueError, match="gamma must be a finite number >= 0"):
-        augment.mixup(torch.ones(2, 1), torch.zeros(2), gamma, rng.stream(0))
+        margin.mixup(torch.ones(2, 1), torch.zeros(2), gamma, rng.stream(0))
     with pytest.raises(ValueError, match="gamma must be a finite number >= 0"):
         Mixup(gamma)
 
@@ -75,14 +75,14 @@ def test_gamma_is_a_size(gamma):
 @pytest.mark.parametrize("sizes", [(0, 0), (3, 2)])
 def test_a_batch_has_a_label_for_each_sample(sizes):
     with pytest.raises(ValueError, match="x and y: expected a label for each of B >= 1 samples"):
-        augment.mixup(torch.ones(sizes[0], 1, 2, 2), torch.zeros(sizes[1]), 1.0, rng.stream(0))
+        margin.mixup(torch.ones(sizes[0], 1, 2, 2), torch.zeros(sizes[1]), 1.0, rng.stream(0))
 
 
 def test_the_objective_is_the_mixture_of_two_cross_entropies():
     fed = federation(Mixup(1.0))
     x, y, _ = pictures(5)
     batch = margin.Mixing(1.0)(margin.noted(x[:8], y[:8, None]), rng.stream("batch"))
-    mixed, own, other, lam = augment.mixup(x[:8], y[:8], 1.0, rng.stream("batch"))
+    mixed, own, other, lam = margin.mixup(x[:8], y[:8], 1.0, rng.stream("batch"))
     logits = fed.net(fed.state, mixed)
     expected = lam * F.cross_entropy(logits, own) + (1 - lam) * F.cross_entropy(logits, other)
     found = fed.algorithm.objective(fed.net, fed.state, batch, y[:8], Context(fed.state))

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fedlib import require
 from fedlib.algorithms.fedavg import FedAvg
-from fedlib.algorithms.mixup import needs_margin
 from fedlib.data import margin
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation, Phase
 from fedlib.models.net import Net, State
+from fedlib.regularised.mixup import needs_margin
 
 
 class StochasticDepth(FedAvg):

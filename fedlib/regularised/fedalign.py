@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from fedlib import lipschitz, require
-from fedlib.algorithms.clipped import batch_mean, clipped
 from fedlib.algorithms.fedavg import FedAvg
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation
 from fedlib.losses import cross_entropy
 from fedlib.models.net import Net, State
+from fedlib.regularised.clipped import batch_mean, clipped
 
 
 class FedAlign(FedAvg):

@@ -42,14 +42,6 @@ class TestAligning(Planted):
             tests=("test_fedalign.py::test_the_factor_is_a_constant_and_forgets_the_size_of_the_loss",),
         ),
         Fault(
-            "clipping-of-all-clients-together",
-            "regularised/clipped.py",
-            "kept = clip_norm(type(weights)(found), most)",
-            "kept = clip_norm(found, most)",
-            "in a stack one client's long gradient shortens everybody's",
-            tests=("test_fedalign.py::test_clients_are_clipped_and_rescaled_by_themselves",),
-        ),
-        Fault(
             "clipped-base-unclipped",
             "regularised/clipped.py",
             "return [replace(phases[0], objective=self.objective)]",
@@ -162,14 +154,6 @@ class TestRegularisers(Planted):
             "kl(logits, small)",
             "the whole network follows its narrow ones",
             tests=("test_regularisers.py::test_the_teacher_gets_no_gradient",),
-        ),
-        Fault(
-            "gradaug-any-network",
-            "regularised/gradaug.py",
-            'if fed.x.ndim != 4 or not hasattr(fed.net.module, "narrow"):',
-            "if False:",
-            "a network of one width is taken",
-            tests=("test_regularisers.py::test_samples_that_are_no_pictures_are_refused",),
         ),
         Fault(
             "gradaug-one-less",

@@ -235,3 +235,25 @@ def _check_samples(x: Tensor, y: Tensor) -> None:
             raise ValueError(f"{name} must be samples [N, D], one at least, got {t.dtype} {list(t.shape)}")
     if x.shape[-1] != y.shape[-1] or x.shape[:-2] != y.shape[:-2]:
         raise ValueError(f"x and y must be of one width, got {list(x.shape)} and {list(y.shape)}")
+
+
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
+    """NT-Xent, the loss of SimCLR (Chen et al. 2020, equation 1): representations [B, D] of two views of B samples, the
+    mean over all 2 B of -log(e^{s/T} / sum e^{s'/T}).
+
+    s is the cosine with the other view of the same sample, s' those with all 2 B - 1 others: the other view, and both
+    views of the other samples; not with itself. It is symmetric in the views, does not depend on lengths, and is
+    log(2 B - 1) where all cosines are equal. Raises ValueError unless temperature > 0 and both are [..., B, D] of the
+    same samples.
+    """
+    _check_temperature(temperature)
+    if z1.shape != z2.shape or z1.ndim < 2 or z1.numel() == 0:
+        raise ValueError(
+            f"z1 and z2: expected two views [B, D] of B >= 1 samples, got {list(z1.shape)}, {list(z2.shape)}"
+        )
+    views = functional.normalize(torch.cat([z1, z2], -2), dim=-1)
+    count = views.shape[-2]
+    itself = torch.eye(count, dtype=torch.bool, device=views.device)
+    cosines = (views @ views.mT / temperature).masked_fill(itself, -torch.inf)
+    other = torch.arange(count, device=views.device).roll(count // 2)
+    return -log_softmax(cosines, -1)[..., torch.arange(count, device=views.device), other].mean(-1)

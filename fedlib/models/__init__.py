@@ -21,6 +21,7 @@ _HOME = {
     "Reader": "reader",
     "Net": "net",
     "Pair": "pair",
+    "SlimResNet": "slim",
     "State": "net",
     "Twin": "twin",
 }

@@ -31,6 +31,11 @@ from fedlib.distill import Distillation
 from fedlib.executors import Diverged, per_sample
 from fedlib.federation import Federation, Local, weighted_mean
 from fedlib.kept import containers
+from fedlib.regularised.clipped import Clipped
+from fedlib.regularised.fedalign import FedAlign
+from fedlib.regularised.gradaug import GradAug
+from fedlib.regularised.mixup import Mixup
+from fedlib.regularised.stochasticdepth import StochasticDepth
 
 ROUNDS = 4
 POINTS = ("broadcast", "phases", "objective", "context", "keep", "upload", "aggregate", "observer", "row")
@@ -74,6 +79,11 @@ def public():
 
 # Algorithms that cannot be made without arguments; every other one of fedlib.algorithms is found by name.
 MADE = {
+    "Clipped": lambda: Clipped(algorithms.Moon(), 0.1),
+    "FedAlign": FedAlign,
+    "GradAug": GradAug,
+    "Mixup": Mixup,
+    "StochasticDepth": StochasticDepth,
     "FedDF": lambda: algorithms.FedDF(public(), Distillation(steps=3, batch_size=4)),
     "FedGKT": lambda: FedGKT(functools.partial(models.MLP, 7, (4,), 3)),
     "FedMD": lambda: algorithms.FedMD(public()),
@@ -101,6 +111,9 @@ def federation(name="FedAvg", seed=3, hidden=(7,), algorithm=None, clients=6, mo
         y[[0, 1]] = y[[1, 0]] if y[0] != y[1] else (y[[0, 1]] + 1) % 3
     if name == "FedKD":
         options |= {"model": lambda: models.Pair(lambda: models.MLP(5, hidden, 3), lambda: models.MLP(5, (4,), 3))}
+    if name in ("FedAlign", "GradAug", "Mixup", "StochasticDepth"):  # pictures of four rows
+        x = x[:, :1].expand(-1, 24).reshape(60, 1, 4, 6) + x.repeat(1, 5)[:, :24].view(60, 1, 4, 6)
+        options |= {"model": lambda: models.SlimResNet((8, 16), 1, 1, 3, 2, height=4)}
     if name == "Ditto":
         options |= {"model": lambda: models.Twin(lambda: models.MLP(5, hidden, 3))}
     if name == "own statistics":

@@ -20,6 +20,11 @@ from fedlib.featuredistil import FeatureDistillation
 from fedlib.federation import Federation, Local, together, weighted_mean
 from fedlib.losses import reconstruction
 from fedlib.models import MLP
+from fedlib.regularised.clipped import Clipped
+from fedlib.regularised.fedalign import FedAlign
+from fedlib.regularised.gradaug import GradAug
+from fedlib.regularised.mixup import Mixup
+from fedlib.regularised.stochasticdepth import StochasticDepth
 
 
 def given(x=None, y=None, split=None, algorithm=None, model=small, **options):
@@ -208,6 +213,15 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (partial(FedGKT, small), "down"),
         (partial(FedGKT, small), "temperature"),
         (algorithms.Ditto, "mu"),
+        (Clipped, "most"),
+        (FedAlign, "mu"),
+        (FedAlign, "width"),
+        (FedAlign, "clip"),
+        (FedAlign, "iterations"),
+        (GradAug, "weight"),
+        (GradAug, "draws"),
+        (Mixup, "gamma"),
+        (StochasticDepth, "keep"),
         (algorithms.FedHN, "lr"),
         (algorithms.FedHN, "embedding_lr"),
         (algorithms.FedHN, "momentum"),

@@ -127,17 +127,19 @@ class TDGAN:
         """
         check(centres, len(self.seeds))
         conditions = [self._receive(k, centre) for k, centre in enumerate(centres)]
+        images = [centre.images.to(**self.where) for centre in centres]
         own = [Part(self._judges(k), self.recipe.adam) for k in range(len(centres))]
         server, before = Part(self.generator, self.recipe.adam), self.generator.frozen()
         shares = [len(x[0]) / sum(len(x[0]) for x in conditions) for x in conditions]
-        draws = [rng.stream(s, "stage", self.stages) for s in self.seeds]
+        draws = [self._draws("centre", k) for k in range(len(centres))]
+        memories = self._draws("earlier centres")
         losses: dict[str, list[Tensor]] = {"digesting": [], "reminding": []}
         for _ in range(self.recipe.steps):
             digest = torch.zeros(len(self.remind), **self.where)
-            for k, (x, centre, judge) in enumerate(zip(conditions, centres, own, strict=True)):
-                digest += self._digest(k, shares[k], x, centre.images, judge, draws)
+            for k, judge in enumerate(own):
+                digest += self._digest(k, shares[k], conditions[k], images[k], judge, draws[k])
             losses["digesting"].append(digest)
-            losses["reminding"].append(self._remind(before, draws))
+            losses["reminding"].append(self._remind(before, memories))
             server.step()
             self.wire.end_round()
         require.finite("the generator's weights after a stage", *self.generator.weights)
@@ -201,6 +203,10 @@ class TDGAN:
 
     def _judges(self, k: int) -> Spectral:
         return abreast(Spectral, self.judge, self.seeds, self.copies, f"judge {self.stages} {k}", **self.where)
+
+    def _draws(self, *use: int | str) -> list[torch.Generator]:
+        """A stream for each seed: that of another use moves nobody's draws."""
+        return [rng.stream(s, "stage", self.stages, *use) for s in self.seeds]
 
     def _rows(self, n: int, draws: list[torch.Generator]) -> Tensor:
         """Rows of a batch of each seed, with putting back: [S, B]."""

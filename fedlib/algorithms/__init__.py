@@ -10,6 +10,7 @@ _HOME = {
     "FedAvgM": "fedavgm",
     "FedBN": "fedbn",
     "FedDF": "feddf",
+    "FedDG": "feddg",
     "FedGKT": "fedgkt",
     "FedGen": "fedgen",
     "FedHN": "fedhn",

@@ -70,8 +70,8 @@ class FedDG(Segmenting):
             raise ValueError(f"ratio: the lower end first, got {ratio}")
         self.window, self.low, self.high = require.whole("window", window), low, high
         self.step, self.gamma = require.real("step", step, least=0), require.real("gamma", gamma, least=0)
-        self.meta, self.temperature = require.real("meta", meta, least=0), require.real("T", temperature, above=0)
-        self.bank, self.printed = require.real("bank", bank, above=0, most=1), bool(printed)
+        self.meta, self.bank = require.real("meta", meta, least=0), require.real("bank", bank, above=0, most=1)
+        self.temperature, self.printed = require.real("temperature", temperature, above=0), bool(printed)
 
     def setup(self, fed: Federation) -> None:
         super().setup(fed)
@@ -144,7 +144,7 @@ class FedDG(Segmenting):
         structures = edges.shape[-3] // 2
         found = [contours.averages(m, edges).unflatten(-2, (2, structures)) for m in (maps, styled)]
         features = torch.stack(found, -4).transpose(-2, -4).flatten(-3, -2)  # [..., B, S, 4, F]
-        labels = torch.tensor([0, 0, 1, 1], device=maps.device)
+        labels = torch.arange(4, device=maps.device) // 2  # two contours, two backgrounds
         return contours.contrast(features, labels, self.temperature, self.printed).mean((-2, -1))
 
 

@@ -23,6 +23,7 @@ _HOME = {
     "Pair": "pair",
     "State": "net",
     "Twin": "twin",
+    "UNet": "unet",
 }
 
 

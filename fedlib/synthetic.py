@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from fedlib import require, rng
-from fedlib.festa import Stacked, stack
+from fedlib.abreast import Abreast, abreast
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs [R, B, ...] and targets [R, B, ...] of R networks: a loss each, [R]."""
@@ -36,7 +36,7 @@ def fitted(
     steps: int = 300,
     batch_size: int = 64,
     lr: float = 3e-3,
-) -> Stacked:
+) -> Abreast:
     """Networks that are trained on samples x [R, n, ...] with targets y [R, n, ...] of their own, by Adam.
 
     R is a multiple of the number of seeds; runs are ordered by seed, as those of :class:`~fedlib.tdgan.TDGAN`, and
@@ -53,7 +53,7 @@ def fitted(
         )
     require.finite("samples to train on", x, y)
     copies = len(x) // len(seeds)
-    networks = stack(make, seeds, copies, "trained on samples", dtype=x.dtype, device=x.device)
+    networks: Abreast = abreast(Abreast, make, seeds, copies, "trained on samples", dtype=x.dtype, device=x.device)
     adam = torch.optim.Adam(networks.weights, lr=lr, foreach=True)
     draws = [rng.stream(s, "rows of samples") for s in seeds]
     runs = torch.arange(len(x), device=x.device)[:, None]
@@ -68,7 +68,7 @@ def fitted(
 
 
 @torch.no_grad()
-def tested(networks: Stacked, x: Tensor, y: Tensor, classes: int) -> Tensor:
+def accuracies(networks: Abreast, x: Tensor, y: Tensor, classes: int) -> Tensor:
     """Accuracy [R, classes] of each network for each class of samples x [R, m, ...] with labels y [R, m].
 
     Raises ValueError where a class has no sample.
@@ -87,7 +87,9 @@ def spread(images: Tensor, labels: Tensor, classes: int) -> Tensor:
     Raises ValueError for other shapes, and for a class with one sample only.
     """
     if images.ndim != 3 or labels.shape != images.shape[:2]:
-        raise ValueError(f"images [R, m, D] and labels [R, m] are needed, got {list(images.shape)}, {list(labels.shape)}")
+        raise ValueError(
+            f"images [R, m, D] and labels [R, m] are needed, got {list(images.shape)}, {list(labels.shape)}"
+        )
     of = one_hot(labels, classes).to(images)
     count = of.sum(1)
     if bool((count == 1).any()):

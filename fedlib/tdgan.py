@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +69,8 @@ def telling(real: Tensor, generated: Tensor) -> Tensor:
 
 
 def digesting(generated: Tensor) -> Tensor:
-    """What the generator minimises, for logits [R, B, ...] of what it made: -log sigmoid, the "non-saturating" form that
-    the released code has in place of log(1 - sigmoid): [R].
+    """What the generator minimises, for logits [R, B, ...] of what it made: -log sigmoid, the "non-saturating" form,
+    which the released code has in place of log(1 - sigmoid): [R].
     """
     return each(softplus(-generated))
 
@@ -113,7 +113,7 @@ class TDGAN:
             raise ValueError(f"one seed and one lambda at least are needed, got {list(seeds)} and {list(remind)}")
         weights = [require.real("remind", w, least=0) for w in remind]
         self.recipe, self.seeds, self.copies = recipe, list(seeds), len(weights)
-        self.where = {"dtype": dtype, "device": device}
+        self.where: dict[str, Any] = {"dtype": dtype, "device": device}
         self.remind = torch.tensor(weights * len(seeds), **self.where)
         self.judge, self.wire, self.stages = judge, Wire(), 0
         self.generator: Abreast = abreast(Abreast, generator, seeds, self.copies, "generator", **self.where)

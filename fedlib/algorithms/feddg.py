@@ -1,4 +1,4 @@
-"""FedDG, or ELCFS (Liu et al. 2021): sites share styles as amplitudes, and train for what another style asks of them."""
+"""FedDG, or ELCFS (Liu et al. 2021): sites share styles as amplitudes, and train for what other styles ask of them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class Segmenting(FedAvg):
 
     def setup(self, fed: Federation) -> None:
         if fed.y.ndim != 4 or fed.y.shape[-2:] != fed.x.shape[-2:] or fed.x.ndim != 4:
-            raise ValueError(
-                f"images [N, C, H, W] and masks [N, S, H, W] are needed, got {list(fed.x.shape)} and {list(fed.y.shape)}"
-            )
+            shapes = f"{list(fed.x.shape)} and {list(fed.y.shape)}"
+            raise ValueError(f"images [N, C, H, W] and masks [N, S, H, W] are needed, got {shapes}")
         contours.check_masks(fed.y)
 
     @per_sample

@@ -25,7 +25,7 @@ VESSEL = 0.15  # how much darker a vessel is
 class Site:
     """How a site's images look: ``gain`` x ``tint`` (light + slope) + ``brightness`` + noise, clipped to [0, 1].
 
-    ``slope``: light across the image, from minus to plus half of it, ``towards`` an angle in turns from the right, down.
+    ``slope``: light across the image, from minus to plus half of it, ``towards`` an angle in turns: 0 right, 1/4 down.
     ``spread``: standard deviation, from image to image, of gain, brightness and slope. Raises ValueError for numbers
     that are none, a gain or tint not above 0, negative noise or spread.
     """
@@ -69,9 +69,7 @@ class Eyes(NamedTuple):
     masks: Tensor
 
 
-def eyes(
-    count: int, site: Site, *, side: int = 16, rng: torch.Generator, dtype: torch.dtype = torch.float32
-) -> Eyes:
+def eyes(count: int, site: Site, *, side: int = 16, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Eyes:
     """``count`` images of a site, each of another shape, place and texture.
 
     Raises ValueError for no image, or a side that is no multiple of 4 from 8 on.
@@ -108,7 +106,10 @@ def drawn(count: int, side: int, rng: torch.Generator) -> tuple[Tensor, Tensor, 
 
 
 def four_sites(channels: int = 1) -> tuple[Site, ...]:
-    """Four sites that differ in gain, brightness, slope of light and noise. Raises ValueError unless channels is 1 or 3."""
+    """Four sites that differ in gain, brightness and slope of light; colours too, with 3 channels.
+
+    Raises ValueError unless ``channels`` is 1 or 3.
+    """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     tints: Sequence[tuple[float, ...]] = (

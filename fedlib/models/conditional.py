@@ -55,7 +55,7 @@ class MapMaker(nn.Module):
 
 class PatchJudge(nn.Module):
     """A discriminator of maps (Isola et al. 2017, PatchGAN): condition and image [B, channels, H, W], one upon the
-    other, give a logit for each patch [B, 1, H/4, W/4]. Raises ValueError for sizes that are no whole numbers from 1 on.
+    other, give a logit for each patch [B, 1, H/4, W/4]. Raises ValueError for sizes that are no whole numbers from 1.
     """
 
     def __init__(self, channels: int = 2, width: int = 16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,9 +25,7 @@ class UNet(nn.Module):
     numbers from 1 on (``depth``: from 0), and images whose sides cannot be halved so often.
     """
 
-    def __init__(
-        self, channels: int = 1, outputs: int = 2, width: int = 8, depth: int = 2, norm: str = "instance"
-    ):
+    def __init__(self, channels: int = 1, outputs: int = 2, width: int = 8, depth: int = 2, norm: str = "instance"):
         super().__init__()
         for name, value in {"channels": channels, "outputs": outputs, "width": width}.items():
             require.whole(name, value, 1)
@@ -34,7 +33,7 @@ class UNet(nn.Module):
         widths = [width * 2**level for level in range(require.whole("depth", depth) + 1)]
         self.depth = depth
         self.down = nn.ModuleList(
-            nn.Sequential(_layer(a, b, norm), _layer(b, b, norm)) for a, b in zip([channels, *widths], widths)
+            nn.Sequential(_layer(a, b, norm), _layer(b, b, norm)) for a, b in pairwise([channels, *widths])
         )
         self.up = nn.ModuleList(Joined(2 * w, w, norm) for w in widths[:-1])
         self.head = nn.Conv2d(width, outputs, 1)

@@ -25,7 +25,9 @@ def test_they_are_those_of_scipy(seed, height, width, times):
     mask = masks(seed, 2, height, width)
     for found, own in zip(zip(eroded(mask, times), dilated(mask, times), strict=True), mask, strict=True):
         expected = (f(own.numpy() > 0, iterations=times) for f in (ndimage.binary_erosion, ndimage.binary_dilation))
-        assert [torch.equal(a, torch.from_numpy(b).to(FLOAT)) for a, b in zip(found, expected, strict=True)] == [True] * 2
+        assert [torch.equal(a, torch.from_numpy(b).to(FLOAT)) for a, b in zip(found, expected, strict=True)] == [
+            True
+        ] * 2
 
 
 def test_a_square_has_a_contour_and_a_ring():

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from federations import FLOAT, everything, same
+from tape import count, tapes  # noqa: F401
 from torch.func import functional_call, grad
 from torch.nn.functional import conv2d
 
@@ -203,6 +204,16 @@ def test_with_nothing_mixed_and_no_step_it_is_fedavg_with_twice_the_loss():
 def test_executors_agree(executor, gamma):
     one, other = (played(FedDG(step=0.2, gamma=gamma), executor=e) for e in ("sequential", executor))
     same(everything(one), everything(other), 1e-10)
+
+
+def test_captured_steps_agree(tapes):
+    """What is recorded once and replayed: objects of the host would stand still."""
+    one = played(FedDG(step=0.2), 3, local=Local(2, 4, 0.1))
+    other = played(FedDG(step=0.2), 3, local=Local(2, 4, 0.1), executor="batched")
+    same(everything(one), everything(other), 1e-10)
+    captures, replays = count()
+    assert captures > 0
+    assert replays > captures
 
 
 def test_networks_with_statistics_agree_too():

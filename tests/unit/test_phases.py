@@ -59,7 +59,10 @@ def test_likeness_forgives_what_an_amplitude_cannot_tell():
 def test_likeness_is_the_best_of_all_correlations():
     a, b = image(4, 4, 5), image(5, 4, 5)
     each = [
-        correlation(turned.roll((i, j), (0, 1)), b) for turned in (a, a.flip((0, 1))) for i in range(4) for j in range(5)
+        correlation(turned.roll((i, j), (0, 1)), b)
+        for turned in (a, a.flip((0, 1)))
+        for i in range(4)
+        for j in range(5)
     ]
     assert likeness(a, b) == pytest.approx(max(each), abs=1e-12)
 

@@ -79,7 +79,9 @@ class Plain:
             for k, (c, judge) in enumerate(zip(centres, judges, strict=True)):
                 rows = torch.randint(len(c.images[0]), (r.batch_size,), generator=draws[k])
                 x, y = c.conditions[self.row, rows], c.images[self.row, rows]
-                fake = self.generator(torch.cat([x, torch.randn(r.batch_size, r.noise, generator=draws[k]).double()], 1))
+                fake = self.generator(
+                    torch.cat([x, torch.randn(r.batch_size, r.noise, generator=draws[k]).double()], 1)
+                )
                 both = self.logits(judge, memories[k], torch.cat([torch.cat([x, x]), torch.cat([y, fake.detach()])], 1))
                 target = torch.cat([torch.ones(r.batch_size, 1), torch.zeros(r.batch_size, 1)]).double()
                 own[k].zero_grad()
@@ -337,7 +339,7 @@ def test_centres_of_nonsense_are_refused_by_number():
     with pytest.raises(ValueError, match="centre 1: 1 of 180 numbers are NaN or infinite"):
         made().stage(FIRST, Centre(FIRST.conditions, bad))
     for x, y in ((FIRST.conditions[:1], FIRST.images[:1]), (FIRST.conditions[:, :0], FIRST.images[:, :0])):
-        with pytest.raises(ValueError, match="centre 0: conditions .* of 2 seeds are needed"):
+        with pytest.raises(ValueError, match=r"centre 0: conditions .* of 2 seeds are needed"):
             made().stage(Centre(x, y))
     with pytest.raises(ValueError, match=r"centre 0: .* got \[2, 9, 4\] and \[2, 7, 6\]"):
         made().stage(Centre(FIRST.conditions, SECOND.images))
@@ -393,7 +395,7 @@ def test_spectral_weights_have_norm_one_and_the_gradient_of_the_quotient(make):
 
 def test_the_power_method_goes_on_from_where_it_was():
     own = abreast(Spectral, JUDGE, SEEDS, 1, "key", **DOUBLE)
-    name, w = own.names[0], own.weights[0]
-    first = [float(own._norm(name, w).detach()[0]) for _ in range(30)]
+    name, w = own.names[0], own.weights[0].detach()
+    first = [float(own._norm(name, w)[0]) for _ in range(30)]
     assert first[-1] > first[0]
     assert first[-1] <= float(torch.linalg.matrix_norm(w[0], 2)) * (1 + 1e-9)

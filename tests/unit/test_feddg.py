@@ -206,7 +206,8 @@ def test_executors_agree(executor, gamma):
     same(everything(one), everything(other), 1e-10)
 
 
-def test_captured_steps_agree(tapes):
+@pytest.mark.usefixtures("tapes")
+def test_captured_steps_agree():
     """What is recorded once and replayed: objects of the host would stand still."""
     one = played(FedDG(step=0.2), 3, local=Local(2, 4, 0.1))
     other = played(FedDG(step=0.2), 3, local=Local(2, 4, 0.1), executor="batched")

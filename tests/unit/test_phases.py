@@ -27,6 +27,17 @@ def test_a_border_of_zeros_gives_the_image_away_and_an_amplitude_without_does_no
     torch.testing.assert_close(amplitude(padded(with_border)), amplitude(padded(x)), rtol=0.2, atol=0.5)
 
 
+def test_of_several_starts_the_nearest_is_taken():
+    x = image(6, 5, 5)
+    size = amplitude(padded(x))
+
+    def apart(starts):
+        found = [retrieved(size, 5, 5, steps=10, starts=starts, draws=rng.stream(i)) for i in range(6)]
+        return sum(float((amplitude(padded(own)) - size).square().sum()) for own in found)
+
+    assert apart(8) < 0.9 * apart(1)
+
+
 def test_the_padded_amplitude_is_that_of_the_autocorrelation():
     """Its square transformed back holds the sums of products at every shift, none of which wraps around."""
     x = image(1, 4, 5)

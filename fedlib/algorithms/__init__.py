@@ -10,7 +10,6 @@ _HOME = {
     "FedAvgM": "fedavgm",
     "FedBN": "fedbn",
     "FedDF": "feddf",
-    "FedDG": "feddg",
     "FedGKT": "fedgkt",
     "FedGen": "fedgen",
     "FedHN": "fedhn",

@@ -16,7 +16,6 @@ class TestFedDG(Planted):
             '[{n: t for n, t in u.items() if n != "bank"} for u in uploads], torch.ones_like(weights) / len(weights))',
             "a site with few images counts as much as one with many",
             tests=("test_feddg.py::test_without_meta_it_is_fedavg_bit_for_bit",),
-            hook="FedDG.aggregate",
         ),
         Fault(
             "feddg-restyled-before-the-step",
@@ -25,7 +24,6 @@ class TestFedDG(Planted):
             "maps = net(state, t, train=True, features=True)",
             "the restyled image is answered by the weights before the step",
             tests=("test_feddg.py::test_a_step_is_the_formula_to_first_order[0.5-0.0]",),
-            hook="FedDG.objective",
         ),
         Fault(
             "feddg-rings-are-contours",
@@ -34,7 +32,6 @@ class TestFedDG(Planted):
             "edges = [contours.contour(masks), contours.contour(masks)]",
             "the background that is contrasted is the contour itself",
             tests=("test_feddg.py::test_images_carry_their_masks_contours_and_rings",),
-            hook="FedDG.phases",
         ),
         Fault(
             "feddg-bank-every-round",
@@ -43,7 +40,6 @@ class TestFedDG(Planted):
             'for k, t in fed.memory["bank"].items()} if self.meta else {})',
             "styles are sent again in every round",
             tests=("test_feddg.py::test_bytes_are_the_model_and_once_the_bank",),
-            hook="FedDG.broadcast",
         ),
         Fault(
             "feddg-own-style",

@@ -25,6 +25,7 @@ from torch import nn
 
 from fedlib import algorithms, checkpoint, identity, models, observe, packing, partition, rng
 from fedlib.algorithms import FedAvg, FedAvgM
+from fedlib.algorithms.feddg import FedDG
 from fedlib.algorithms.fedgkt import FedGKT
 from fedlib.data import Dataset
 from fedlib.distill import Distillation
@@ -75,6 +76,7 @@ def public():
 # Algorithms that cannot be made without arguments; every other one of fedlib.algorithms is found by name.
 MADE = {
     "FedDF": lambda: algorithms.FedDF(public(), Distillation(steps=3, batch_size=4)),
+    "FedDG": FedDG,
     "FedGKT": lambda: FedGKT(functools.partial(models.MLP, 7, (4,), 3)),
     "FedMD": lambda: algorithms.FedMD(public()),
     "FedPAV, cosine": lambda: algorithms.FedPAV("cosine", public()),

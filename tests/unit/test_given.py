@@ -12,6 +12,7 @@ from torch import nn
 
 from fedlib import algorithms, require, rng
 from fedlib.algorithms import FedAvg
+from fedlib.algorithms.feddg import FedDG
 from fedlib.algorithms.fedgen import Teaching
 from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
@@ -208,12 +209,12 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (partial(FedGKT, small), "down"),
         (partial(FedGKT, small), "temperature"),
         (algorithms.Ditto, "mu"),
-        (algorithms.FedDG, "window"),
-        (algorithms.FedDG, "step"),
-        (algorithms.FedDG, "gamma"),
-        (algorithms.FedDG, "meta"),
-        (algorithms.FedDG, "temperature"),
-        (algorithms.FedDG, "bank"),
+        (FedDG, "window"),
+        (FedDG, "step"),
+        (FedDG, "gamma"),
+        (FedDG, "meta"),
+        (FedDG, "temperature"),
+        (FedDG, "bank"),
         (algorithms.FedHN, "lr"),
         (algorithms.FedHN, "embedding_lr"),
         (algorithms.FedHN, "momentum"),

@@ -11,7 +11,7 @@ class TestFedDG(Planted):
     faults = (
         Fault(
             "feddg-sites-weigh-alike",
-            "algorithms/feddg.py",
+            "feddg.py",
             '[{n: t for n, t in u.items() if n != "bank"} for u in uploads], weights)',
             '[{n: t for n, t in u.items() if n != "bank"} for u in uploads], torch.ones_like(weights) / len(weights))',
             "a site with few images counts as much as one with many",
@@ -19,7 +19,7 @@ class TestFedDG(Planted):
         ),
         Fault(
             "feddg-restyled-before-the-step",
-            "algorithms/feddg.py",
+            "feddg.py",
             "maps = net(ahead, t, train=True, features=True)",
             "maps = net(state, t, train=True, features=True)",
             "the restyled image is answered by the weights before the step",
@@ -27,7 +27,7 @@ class TestFedDG(Planted):
         ),
         Fault(
             "feddg-rings-are-contours",
-            "algorithms/feddg.py",
+            "feddg.py",
             "edges = [contours.contour(masks), contours.ring(masks)]",
             "edges = [contours.contour(masks), contours.contour(masks)]",
             "the background that is contrasted is the contour itself",
@@ -35,7 +35,7 @@ class TestFedDG(Planted):
         ),
         Fault(
             "feddg-bank-every-round",
-            "algorithms/feddg.py",
+            "feddg.py",
             'for k, t in fed.memory["bank"].items()} if first else {})',
             'for k, t in fed.memory["bank"].items()} if self.meta else {})',
             "styles are sent again in every round",
@@ -43,7 +43,7 @@ class TestFedDG(Planted):
         ),
         Fault(
             "feddg-own-style",
-            "algorithms/feddg.py",
+            "feddg.py",
             'if site != f"{k}"])',
             'if site == f"{k}"])',
             "a site sees its own styles only",
@@ -51,7 +51,7 @@ class TestFedDG(Planted):
         ),
         Fault(
             "feddg-ratio-from-zero",
-            "algorithms/feddg.py",
+            "feddg.py",
             "self.low + (self.high - self.low) * torch.rand",
             "self.high * torch.rand",
             "the lower end of the ratio is forgotten",
@@ -59,7 +59,7 @@ class TestFedDG(Planted):
         ),
         Fault(
             "feddg-same-styles-every-round",
-            "algorithms/feddg.py",
+            "feddg.py",
             '"styles", fed.round, k)',
             '"styles", k)',
             "each image meets one style, round after round",
@@ -67,7 +67,7 @@ class TestFedDG(Planted):
         ),
         Fault(
             "feddg-step-uphill",
-            "algorithms/feddg.py",
+            "feddg.py",
             "w - step * g",
             "w + step * g",
             "the episode climbs the loss",
@@ -78,7 +78,7 @@ class TestFedDG(Planted):
         ),
         Fault(
             "feddg-second-order",
-            "algorithms/feddg.py",
+            "feddg.py",
             "retain_graph=True",
             "create_graph=True",
             "a curvature flows that first order leaves out",
@@ -86,7 +86,7 @@ class TestFedDG(Planted):
         ),
         Fault(
             "feddg-contours-against-themselves",
-            "algorithms/feddg.py",
+            "feddg.py",
             "torch.arange(4, device=maps.device) // 2",
             "torch.arange(4, device=maps.device) % 2",
             "an image's contour and background are drawn together",

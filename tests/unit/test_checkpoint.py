@@ -25,11 +25,11 @@ from torch import nn
 
 from fedlib import algorithms, checkpoint, identity, models, observe, packing, partition, rng
 from fedlib.algorithms import FedAvg, FedAvgM
-from fedlib.algorithms.feddg import FedDG
 from fedlib.algorithms.fedgkt import FedGKT
 from fedlib.data import Dataset
 from fedlib.distill import Distillation
 from fedlib.executors import Diverged, per_sample
+from fedlib.feddg import FedDG
 from fedlib.federation import Federation, Local, weighted_mean
 from fedlib.kept import containers
 

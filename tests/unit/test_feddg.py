@@ -11,8 +11,8 @@ from torch.func import functional_call, grad
 from torch.nn.functional import conv2d
 
 from fedlib import losses, rng
-from fedlib.algorithms.feddg import FedDG, Segmenting, segmentation, stepped
 from fedlib.contours import boundary, contour, ring
+from fedlib.feddg import FedDG, Segmenting, segmentation, stepped
 from fedlib.federation import Federation, Local
 from fedlib.fourier import amplitude, low_frequency_mix
 from fedlib.ledger import payload_bytes

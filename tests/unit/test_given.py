@@ -12,12 +12,12 @@ from torch import nn
 
 from fedlib import algorithms, require, rng
 from fedlib.algorithms import FedAvg
-from fedlib.algorithms.feddg import FedDG
 from fedlib.algorithms.fedgen import Teaching
 from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.featuredistil import FeatureDistillation
+from fedlib.feddg import FedDG
 from fedlib.federation import Federation, Local, together, weighted_mean
 from fedlib.losses import reconstruction
 from fedlib.models import MLP

@@ -23,6 +23,7 @@ class Segmenting(FedAvg):
     """
 
     def setup(self, fed: Federation) -> None:
+        """Raises ValueError for what are no images and masks of them."""
         if fed.y.ndim != 4 or fed.y.shape[-2:] != fed.x.shape[-2:] or fed.x.ndim != 4:
             shapes = f"{list(fed.x.shape)} and {list(fed.y.shape)}"
             raise ValueError(f"images [N, C, H, W] and masks [N, S, H, W] are needed, got {shapes}")
@@ -30,6 +31,7 @@ class Segmenting(FedAvg):
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
+        """Soft Dice loss of a batch."""
         return segmentation(net(state, x, train=True), y)
 
 
@@ -73,6 +75,7 @@ class FedDG(Segmenting):
         self.temperature, self.printed = require.real("temperature", temperature, above=0), bool(printed)
 
     def setup(self, fed: Federation) -> None:
+        """Fill the bank: ``fed.memory["bank"]``, by site."""
         super().setup(fed)
         if not self.meta:
             return
@@ -91,14 +94,17 @@ class FedDG(Segmenting):
         return fourier.amplitude(fed.x[rows[chosen.to(rows.device)]], self.window).clone()
 
     def broadcast(self, fed: Federation) -> State:
+        """The server's model, and with the first round the bank."""
         first = self.meta and fed.round == 0
         return super().broadcast(fed) | ({f"bank {k}": t for k, t in fed.memory["bank"].items()} if first else {})
 
     def upload(self, fed: Federation, client: int, state: State) -> State:
+        """The client's model, and with the first round its own part of the bank."""
         first = self.meta and fed.round == 0
         return super().upload(fed, client, state) | ({"bank": fed.memory["bank"][f"{client}"]} if first else {})
 
     def aggregate(self, fed: Federation, uploads: list[State], weights: Tensor) -> None:
+        """FedAvg's mean; styles have no mean."""
         super().aggregate(fed, [{n: t for n, t in u.items() if n != "bank"} for u in uploads], weights)
 
     def phases(self, fed: Federation) -> list[Phase]:
@@ -123,6 +129,7 @@ class FedDG(Segmenting):
 
     @per_sample
     def objective(self, net: Net, state: State, x: Tensor, y: Tensor, context: Context) -> Tensor:
+        """L(x; w) + meta (L(t; w') + gamma boundary(x, t; w')) of a batch."""
         if not self.meta:
             return super().objective(net, state, x, y, context)
         structures = (y.shape[-3] - x.shape[-3]) // 3

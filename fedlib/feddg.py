@@ -12,7 +12,7 @@ from fedlib.algorithms.fedavg import FedAvg
 from fedlib.algorithms.perfedavg import mean
 from fedlib.executors import Context, per_sample
 from fedlib.federation import Federation, Phase
-from fedlib.losses import miss
+from fedlib.losses import inner, miss
 from fedlib.models.net import Net, State
 from fedlib.models.unet import head
 
@@ -135,7 +135,7 @@ class FedDG(Segmenting):
         structures = (y.shape[-3] - x.shape[-3]) // 3
         masks, edges, t = y.split([structures, 2 * structures, x.shape[-3]], -3)
         loss = segmentation(net(state, x, train=True), masks)
-        ahead = stepped(net, state, loss, self.step)
+        ahead, loss = stepped(net, state, loss, self.step)
         maps = net(ahead, t, train=True, features=True)
         later = segmentation(head(ahead, maps), masks)
         if self.gamma:
@@ -154,13 +154,17 @@ class FedDG(Segmenting):
         return contours.contrast(features, labels, self.temperature, self.printed).mean((-2, -1))
 
 
-def stepped(net: Net, state: State, loss: Tensor, step: float) -> State:
-    """The state after a step of gradient descent on a loss: w - step grad, through which gradients flow to w as if
-    the step were a constant (first order). Statistics are those of the state.
+def stepped(net: Net, state: State, loss: Tensor, step: float) -> tuple[State, Tensor]:
+    """The state after a step of gradient descent on a loss, w - step grad, through which gradients flow to w as if the
+    step were a constant (first order), and the loss, whose gradient is known by then and not computed again.
+
+    Statistics are those of the state. ``step`` 0 leaves both as they are.
     """
     if not step:
-        return state
+        return state, loss
     weights = net.weights(state)
-    grads = torch.autograd.grad(mean(net, loss).sum(), list(weights.values()), retain_graph=True)
-    ahead = {n: w - step * g for (n, w), g in zip(weights.items(), grads, strict=True)}
-    return type(state)({**state, **ahead})
+    grads = torch.autograd.grad(mean(net, loss).sum(), list(weights.values()))
+    slope = type(weights)(dict(zip(weights, grads, strict=True)))
+    ahead = {n: w - step * slope[n] for n, w in weights.items()}
+    along = inner(weights, slope)
+    return type(state)({**state, **ahead}), loss.detach() + (along - along.detach())

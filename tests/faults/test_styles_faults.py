@@ -68,8 +68,8 @@ class TestFedDG(Planted):
         Fault(
             "feddg-step-uphill",
             "feddg.py",
-            "w - step * g",
-            "w + step * g",
+            "w - step * slope[n]",
+            "w + step * slope[n]",
             "the episode climbs the loss",
             tests=(
                 "test_feddg.py::test_a_step_is_the_formula_to_first_order[0.5-0.0]",
@@ -79,8 +79,8 @@ class TestFedDG(Planted):
         Fault(
             "feddg-second-order",
             "feddg.py",
-            "retain_graph=True",
-            "create_graph=True",
+            "grads = torch.autograd.grad(mean(net, loss).sum(), list(weights.values()))",
+            "grads = torch.autograd.grad(mean(net, loss).sum(), list(weights.values()), create_graph=True)",
             "a curvature flows that first order leaves out",
             tests=("test_feddg.py::test_the_step_ahead_is_gradient_descent_and_a_constant",),
         ),

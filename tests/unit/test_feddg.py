@@ -177,13 +177,17 @@ def test_the_step_ahead_is_gradient_descent_and_a_constant():
     state = {n: w.requires_grad_() for n, w in net.initial().items()}
     x, y, _ = samples((3,))
     loss = segmentation(net(state, x, train=True), y)
-    ahead = stepped(net, state, loss, 0.3)
     plain = torch.autograd.grad(loss, list(state.values()), retain_graph=True)
-    for (n, w), g in zip(state.items(), plain, strict=True):
+    ahead, told = stepped(net, state, loss, 0.3)
+    assert float(told.detach()) == float(loss.detach())
+    for (n, w), g, known in zip(state.items(), plain, torch.autograd.grad(told, list(state.values())), strict=True):
         torch.testing.assert_close(ahead[n].detach(), w.detach() - 0.3 * g)
+        torch.testing.assert_close(known, g)
         (one,) = torch.autograd.grad(ahead[n].sum(), w, retain_graph=True)
         assert torch.equal(one, torch.ones_like(w))
-    assert stepped(net, state, loss, 0.0) is state
+    same_state, same_loss = stepped(net, state, loss, 0.0)
+    assert same_state is state
+    assert same_loss is loss
 
 
 def test_without_meta_it_is_fedavg_bit_for_bit():

@@ -26,6 +26,7 @@ class Site:
     """How a site's images look: ``gain`` x ``tint`` (light + slope) + ``brightness`` + noise, clipped to [0, 1].
 
     ``slope``: light across the image, from minus to plus half of it, ``towards`` an angle in turns: 0 right, 1/4 down.
+    ``turning``: within how much of a turn around it the angle differs from image to image, 1 for any angle.
     ``spread``: standard deviation, from image to image, of gain, brightness and slope. Raises ValueError for numbers
     that are none, a gain or tint not above 0, negative noise or spread.
     """
@@ -34,6 +35,7 @@ class Site:
     brightness: float = 0.0
     slope: float = 0.0
     towards: float = 0.0
+    turning: float = 0.0
     tint: tuple[float, ...] = (1.0,)
     noise: float = 0.03
     spread: float = 0.03
@@ -42,7 +44,7 @@ class Site:
         require.real("gain", self.gain, above=0)
         for name in ("brightness", "slope", "towards"):
             require.real(name, getattr(self, name))
-        for name in ("noise", "spread"):
+        for name in ("noise", "spread", "turning"):
             require.real(name, getattr(self, name), least=0)
         if not self.tint:
             raise ValueError("tint: one number for each channel, one at least")
@@ -54,7 +56,8 @@ class Site:
         count, side = len(light), light.shape[-1]
         own = self.spread * torch.randn(3, count, 1, 1, generator=rng, dtype=light.dtype)
         across = torch.linspace(-0.5, 0.5, side, dtype=light.dtype)
-        angle = torch.tensor(2 * torch.pi * self.towards, dtype=light.dtype)
+        turned = self.turning * (torch.rand(count, 1, 1, generator=rng, dtype=light.dtype) - 0.5)
+        angle = 2 * torch.pi * (self.towards + turned)
         plane = angle.cos() * across + angle.sin() * across[:, None]
         tint = torch.tensor(self.tint, dtype=light.dtype)[:, None, None]
         lit = (self.gain + own[0]) * light + self.brightness + own[1] + (self.slope + own[2]) * plane

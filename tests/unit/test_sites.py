@@ -64,6 +64,22 @@ def test_light_falls_from_where_it_is_said(towards, more, less):
     assert float(gained[less]) == pytest.approx(-0.1, abs=0.01)
 
 
+def test_directions_differ_within_the_turn_that_is_given():
+    even = Site(gain=0.5, brightness=0.2, **STILL)
+
+    def towards(turning):
+        light = Site(gain=0.5, brightness=0.2, slope=0.2, towards=0.5, turning=turning, **STILL)
+        gained = (some(light).images - some(even).images)[:, 0]
+        right, down = gained[:, :, -1].mean(1) - gained[:, :, 0].mean(1), gained[:, -1].mean(1) - gained[:, 0].mean(1)
+        return torch.remainder(torch.atan2(down, right) / (2 * math.pi), 1)
+
+    assert bool((towards(0.0) - 0.5).abs().max() < 0.01)
+    some_turns = (towards(0.2) - 0.5).abs()
+    assert bool(some_turns.max() < 0.11)
+    assert bool(some_turns.max() > 0.06)
+    assert len((towards(1.0) * 4).floor().unique()) == 4
+
+
 def test_tints_are_channels_and_noise_is_of_each():
     site = Site(gain=0.8, tint=(1.0, 0.5, 0.8), **STILL)
     images = some(site).images
@@ -102,7 +118,7 @@ def test_four_sites_differ():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "much"])
-@pytest.mark.parametrize("name", ["gain", "brightness", "slope", "towards", "noise", "spread"])
+@pytest.mark.parametrize("name", ["gain", "brightness", "slope", "towards", "turning", "noise", "spread"])
 def test_a_site_of_nonsense_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be a finite number"):
         Site(**{name: value})

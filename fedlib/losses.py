@@ -114,6 +114,29 @@ def dice(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     return (1 - overlap / (p.sum(both) + target.sum(both) + smooth)).mean(-1)
 
 
+def soft_dice(probabilities: Tensor, mask: Tensor, smooth: float = 1.0) -> Tensor:
+    """Soft Dice loss of probabilities, mean over the batch; :func:`dice` is the same of logits.
+
+    Probabilities and mask [..., B, H, W] in [0, 1] give [...] (:func:`miss`). Raises ValueError for shapes that differ,
+    ``smooth`` <= 0, or values outside [0, 1].
+    """
+    require.real("smooth", smooth, above=0)
+    if probabilities.shape != mask.shape or mask.ndim < 3 or not mask.numel():
+        shapes = f"{list(probabilities.shape)} and {list(mask.shape)}"
+        raise ValueError(f"masks [B, H, W] of one shape are needed, got {shapes}")
+    for name, values in {"probabilities": probabilities, "mask": mask}.items():
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            raise ValueError(f"{name}: shares in [0, 1] are needed")
+    return miss(probabilities, mask, smooth).mean(-1)
+
+
+def miss(probabilities: Tensor, mask: Tensor, smooth: float = 1.0) -> Tensor:
+    """1 - (2 sum p t + s) / (sum p + sum t + s), sums over pixels, of shares p and t in [0, 1], [..., H, W]: [...]."""
+    both = (-2, -1)
+    overlap = 2 * (probabilities * mask).sum(both) + smooth
+    return 1 - overlap / (probabilities.sum(both) + mask.sum(both) + smooth)
+
+
 def model_contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperature: float = 0.5) -> Tensor:
     """Model-contrastive loss of representations [B, D] of the same inputs, mean over the batch.
 

@@ -24,6 +24,7 @@ _HOME = {
     "SlimResNet": "slim",
     "State": "net",
     "Twin": "twin",
+    "UNet": "unet",
 }
 
 

@@ -29,6 +29,7 @@ from fedlib.algorithms.fedgkt import FedGKT
 from fedlib.data import Dataset
 from fedlib.distill import Distillation
 from fedlib.executors import Diverged, per_sample
+from fedlib.feddg import FedDG
 from fedlib.federation import Federation, Local, weighted_mean
 from fedlib.kept import containers
 from fedlib.regularised.clipped import Clipped
@@ -85,6 +86,7 @@ MADE = {
     "Mixup": Mixup,
     "StochasticDepth": StochasticDepth,
     "FedDF": lambda: algorithms.FedDF(public(), Distillation(steps=3, batch_size=4)),
+    "FedDG": FedDG,
     "FedGKT": lambda: FedGKT(functools.partial(models.MLP, 7, (4,), 3)),
     "FedMD": lambda: algorithms.FedMD(public()),
     "FedPAV, cosine": lambda: algorithms.FedPAV("cosine", public()),
@@ -127,6 +129,10 @@ def federation(name="FedAvg", seed=3, hidden=(7,), algorithm=None, clients=6, mo
     } | options
     algorithm = algorithm or MADE.get(name, getattr(algorithms, name, None))()
     split = partition.iid(y, clients, rng.stream(0, "split"))
+    if name == "FedDG":  # images and masks, of sites that are all there
+        y = (torch.rand(60, 2, 4, 4, generator=g) > 0.5).float()
+        x = y[:, :1] + x[:, :1, None, None].abs()
+        options |= {"model": lambda: models.UNet(1, 2, 2, 1), "participation": 1.0, "observers": []}
     return Federation(x=x, y=y, split=split, algorithm=algorithm, seed=seed, device="cpu", **options)
 
 

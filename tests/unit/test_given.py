@@ -17,6 +17,7 @@ from fedlib.algorithms.fedgkt import FedGKT, Serving
 from fedlib.calibration import Calibration
 from fedlib.distill import Distillation
 from fedlib.featuredistil import FeatureDistillation
+from fedlib.feddg import FedDG
 from fedlib.federation import Federation, Local, together, weighted_mean
 from fedlib.losses import reconstruction
 from fedlib.models import MLP
@@ -222,6 +223,12 @@ NO_SETTING = (float("nan"), float("inf"), -1.0)
         (GradAug, "draws"),
         (Mixup, "gamma"),
         (StochasticDepth, "keep"),
+        (FedDG, "window"),
+        (FedDG, "step"),
+        (FedDG, "gamma"),
+        (FedDG, "meta"),
+        (FedDG, "temperature"),
+        (FedDG, "bank"),
         (algorithms.FedHN, "lr"),
         (algorithms.FedHN, "embedding_lr"),
         (algorithms.FedHN, "momentum"),

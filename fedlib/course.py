@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -124,7 +125,7 @@ def drawn(held: Mapping[str, Held], seeds: Sequence[int], first: int, steps: int
         if len(x) != len(seeds):
             raise ValueError(f"{name}: samples for each of {len(seeds)} seeds are needed, got those of {len(x)}")
         rows = [
-            torch.randint(x.shape[2], (size,), generator=rng.stream(s, "batches", name, k, first + step))
+            places_of(s, name, k, first + step, x.shape[2], size)
             for s in seeds
             for k in range(x.shape[1])
             for step in range(steps)
@@ -132,6 +133,12 @@ def drawn(held: Mapping[str, Held], seeds: Sequence[int], first: int, steps: int
         places[name] = torch.stack(rows).unflatten(0, (len(seeds), -1, steps))  # [S, K, steps, B]
     return [{name: (pick(own.x, places[name][:, :, i]), pick(own.y, places[name][:, :, i]))
              for name, own in held.items()} for i in range(steps)]  # fmt: skip
+
+
+@cache  # all ways of training ask for the same
+def places_of(seed: int, task: str, client: int, step: int, n: int, size: int) -> Tensor:
+    """Which of a client's n samples it draws for a step: [B]."""
+    return torch.randint(n, (size,), generator=rng.stream(seed, "batches", task, client, step))
 
 
 def pick(x: Tensor, places: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state, vmap
 
 from fedlib import require, rng
 from fedlib.split import Cut, Part, Wire, back
@@ -42,6 +42,8 @@ class Stacked(nn.Module):
             raise ValueError(f"modules: {', '.join(buffers)} would not be averaged; take a norm without statistics")
         self._one = (copy.deepcopy(modules[0]).to("meta"),)  # in a tuple: it is no part of this module
         self.names = tuple(weights)
+        places = [(self._one[0].get_submodule(n.rpartition(".")[0]), n.rpartition(".")[2]) for n in self.names]
+        self._slots = [(own._parameters, name, own._parameters[name]) for own, name in places]
         self.weights = nn.ParameterList(weights.values())
 
     def forward(self, x: Tensor, every: int = 1) -> Tensor:
@@ -49,7 +51,14 @@ class Stacked(nn.Module):
         return vmap(self._alone)(tuple(w[::every] for w in self.weights) if every > 1 else tuple(self.weights), x)
 
     def _alone(self, weights: tuple[Tensor, ...], x: Tensor) -> Tensor:
-        return functional_call(self._one[0], dict(zip(self.names, weights, strict=True)), (x,))
+        """Outputs of the one module, which has these weights for the call alone; what functional_call gives, sooner."""
+        for (own, name, _), w in zip(self._slots, weights, strict=True):
+            own[name] = w  # type: ignore[assignment]
+        try:
+            return self._one[0](x)
+        finally:
+            for own, name, empty in self._slots:
+                own[name] = empty
 
 
 def crossing(weights: int, tokens: int, width: int) -> float:

@@ -120,8 +120,8 @@ class TestSplitLearning(Planted):
         Fault(
             "batches-alike-for-all",
             "course.py",
-            'rng.stream(s, "batches", name, k, first + step)',
-            'rng.stream(0, "batches", "x", 0, first + step)',
+            'rng.stream(seed, "batches", task, client, step)',
+            'rng.stream(0, "batches", "x", 0, step)',
             "all clients of all seeds and tasks draw the same places",
             tests=("test_festa.py::test_batches_depend_on_seed_task_client_and_step_alone",),
         ),

@@ -502,3 +502,10 @@ def test_the_mean_of_heads_is_what_a_mean_of_states_says():
     way.unify()
     for n, w in zip(way.heads["class"].module.names, way.heads["class"].module.weights, strict=True):
         torch.testing.assert_close(w[0], mean_state(states)[n])
+
+
+def test_a_stack_that_fails_has_no_weights_left_in_its_module():
+    made = Stacked([rng.build(BODY, k).double() for k in range(2)])
+    with pytest.raises(ValueError, match="tokens"):
+        made(torch.zeros(2, 5, TOKENS + 1, WIDTH, dtype=torch.float64))
+    assert all(w.is_meta for w in made._one[0].parameters())

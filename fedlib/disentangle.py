@@ -93,7 +93,10 @@ class How:
 
 
 def train(model: Disentangler, frames: Tensor, how: How, seed: int) -> list[float]:
-    """Train on videos of frames [N, T, K, 2, 3]; the losses, step by step. Raises ValueError for single pictures."""
+    """Train on videos of frames [N, T, K, 2, 3]; the losses, step by step.
+
+    Raises ValueError for single pictures, ArithmeticError when training diverges.
+    """
     if frames.ndim != 5 or frames.shape[1] < 2 or frames.shape[2] != model.regions:
         raise ValueError(f"frames: expected [N, T, {model.regions}, 2, 3] with T >= 2, got {list(frames.shape)}")
     optimiser, draws, seen = torch.optim.Adam(model.parameters(), how.lr, fused=True), rng.stream(seed, "avd"), []
@@ -104,8 +107,9 @@ def train(model: Disentangler, frames: Tensor, how: How, seed: int) -> list[floa
         first, other = torch.randint(frames.shape[1], (2, how.batch), generator=draws)
         source, wanted = frames[which, first], frames[which, other]
         found = distance(model(source, stretched(wanted, draws, how.stretch)), wanted)
+        require.finite(f"step {step + 1}: training diverged, the loss", found.detach())
+        seen.append(float(found.detach()))
         optimiser.zero_grad()
         found.backward()
         optimiser.step()
-        seen.append(float(found.detach()))
     return seen

@@ -270,9 +270,9 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
     same samples.
     """
     _check_temperature(temperature)
-    if z1.shape != z2.shape or z1.ndim < 2 or z1.numel() == 0:
+    if z1.shape != z2.shape or z1.ndim < 2 or z1.numel() == 0 or not z1.is_floating_point():
         raise ValueError(
-            f"z1 and z2: expected two views [B, D] of B >= 1 samples, got {list(z1.shape)}, {list(z2.shape)}"
+            f"z1 and z2: expected two views [B, D] of B >= 1 samples, got {z1.dtype} {list(z1.shape)}, {list(z2.shape)}"
         )
     views = functional.normalize(torch.cat([z1, z2], -2), dim=-1)
     count = views.shape[-2]

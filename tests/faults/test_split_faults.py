@@ -142,6 +142,14 @@ class TestSplitLearning(Planted):
             tests=("test_vit.py::test_dice_from_the_definition",),
         ),
         Fault(
+            "looks-scaled-by-tokens",
+            "models/vit.py",
+            "query.shape[-1] ** -0.5",
+            "query.shape[-2] ** -0.5",
+            "scores are divided by the root of the number of tokens, not of numbers in a head",
+            tests=("test_vit.py::test_an_encoder_is_its_blocks_in_order_and_its_looks_are_the_last_ones",),
+        ),
+        Fault(
             "festa-one-answers-for-all-later",
             "festa.py",
             "(copies, 1) if self.alike",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from fedlib import disentangle, planar, rng
+from fedlib import disentangle, planar, require, rng
 from fedlib.data import arms
 from fedlib.disentangle import Disentangler, How
 
@@ -121,6 +121,14 @@ def angles_of(own):
     """The angles of the links in the fourth frame."""
     axis = own.links[:, 3, :, :, 0]
     return torch.atan2(axis[..., 1], axis[..., 0])
+
+
+def test_divergence_is_reported():
+    own = torch.stack([frames(s) for s in range(3)], 1)
+    with pytest.raises(require.NotFinite, match="training diverged"):
+        disentangle.train(Disentangler(2).to(FLOAT), own, How(steps=60, lr=1e30), 0)
+    with pytest.raises(require.NotFinite, match="step 1: training diverged"):
+        disentangle.train(Disentangler(2).to(FLOAT), own * torch.nan, How(steps=2), 0)
 
 
 def test_nonsense_is_refused():

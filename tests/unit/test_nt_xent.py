@@ -87,3 +87,8 @@ def test_temperature_must_be_positive(temperature):
 def test_views_of_other_samples_are_refused(shapes):
     with pytest.raises(ValueError, match="expected two views"):
         losses.nt_xent(*(torch.ones(s) for s in shapes))
+
+
+def test_representations_are_no_whole_numbers():
+    with pytest.raises(ValueError, match=r"expected two views .* torch.int64"):
+        losses.nt_xent(*torch.ones(2, 4, 5, dtype=torch.int64))

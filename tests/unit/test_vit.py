@@ -48,10 +48,10 @@ def test_an_encoder_without_places_treats_tokens_alike_and_with_them_it_does_not
 
 
 def test_an_encoder_is_its_blocks_in_order_and_its_looks_are_the_last_ones():
-    body = rng.build(lambda: Encoder(4, 8, 2, 3), 0).double()
-    h = torch.randn(3, 4, 8, generator=rng.stream("tokens"), dtype=torch.float64)
+    body = rng.build(lambda: Encoder(5, 8, 2, 3), 0).double()  # not as many tokens as numbers in a head
+    h = torch.randn(3, 5, 8, generator=rng.stream("tokens"), dtype=torch.float64)
     assert len(body.blocks) == 3
-    x, seen, looks = h + body.place, torch.ones(3, 4, dtype=torch.bool), []
+    x, seen, looks = h + body.place, torch.ones(3, 5, dtype=torch.bool), []
     for block in body.blocks:
         x, own = Block.forward(block, x, seen)  # where all are seen, what is seen makes no difference
         looks.append(own.mean(1))

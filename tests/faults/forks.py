@@ -1,8 +1,10 @@
 """A process that has torch and pytest in memory, but not fedlib, and runs unit tests in a fork of itself for each job.
 
-``python forks.py TREE`` reads one JSON list of test ids a line and answers with one line of JSON: the exit status of
-pytest, and for each test that failed, where and by which exception. Every fork imports the fedlib of TREE afresh, as it
-lies there at that moment: importing torch and the like, which costs more than most tests, is paid for once.
+``python forks.py TREE`` reads lines of JSON, ``{"tests": [ids], "once": true or false}``, and answers each with one:
+the exit status of pytest, and for each test that failed, where and by which exception. With ``once`` a test that is
+named without its parameters ends at the first with which it fails by what it asserts. Every fork imports the fedlib of
+TREE afresh, as it lies there at that moment: importing torch and the like, which costs more than most tests, is paid
+for once.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import os
 import signal
 import sys
-import zlib
+from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,17 @@ LIMIT = 120  # seconds; a fault may make a loop that does not end
 class Seen:
     """A plugin that notes how each test ended, and what could not be collected."""
 
-    def __init__(self) -> None:
+    def __init__(self, once: Collection[str]) -> None:
+        self.once = once
+        self.asserted: set[str] = set()
         self.passed: list[str] = []
         self.failed: dict[str, dict[str, Any]] = {}
         self.broken: list[str] = []
 
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Alone or after others, a test finds torch's global generator in the same state."""
-        torch.manual_seed(zlib.crc32(item.nodeid.encode()))
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """One of ``once`` that has failed by what it asserts need not do so again with other parameters."""
+        test = item.nodeid.partition("[")[0]
+        return True if test in self.once and test in self.asserted else None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
@@ -43,6 +48,8 @@ class Seen:
         if report.failed and call.excinfo is not None:
             error = call.excinfo.value
             asserted = call.when == "call" and isinstance(error, AssertionError | pytest.fail.Exception)
+            if asserted:
+                self.asserted.add(item.nodeid.partition("[")[0])
             text = next(iter(str(error).splitlines()), "")
             self.failed[item.nodeid] = {"asserted": asserted, "error": f"{type(error).__name__}: {text}"[:200]}
         elif call.when == "call" and report.passed:
@@ -54,20 +61,20 @@ class Seen:
             self.broken.append(str(report.longrepr).strip().splitlines()[-1])
 
 
-def run(tree: Path, tests: list[str]) -> dict[str, Any]:
+def run(tree: Path, tests: list[str], once: bool) -> dict[str, Any]:
     """Run the tests in this process."""
     import fedlib
 
     home = Path(fedlib.__file__).parents[1]
     assert home == tree, f"the fedlib of {home} is imported instead of that of {tree}"
     os.chdir(tree)
-    seen = Seen()
+    seen = Seen(tests if once else ())
     quiet = ["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "-c", "pyproject.toml", "--rootdir", str(tree)]
     status = pytest.main([*quiet, *tests], plugins=[seen])
     return {"status": int(status), "passed": seen.passed, "failed": seen.failed, "broken": seen.broken}
 
 
-def forked(tree: Path, tests: list[str]) -> dict[str, Any]:
+def forked(tree: Path, tests: list[str], once: bool) -> dict[str, Any]:
     """Run them in a fork; what a test prints is lost."""
     read, write = os.pipe()
     if not (child := os.fork()):
@@ -76,7 +83,7 @@ def forked(tree: Path, tests: list[str]) -> dict[str, Any]:
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
         try:
-            answer = run(tree, tests)
+            answer = run(tree, tests, once)
         except BaseException as error:
             answer = {"status": -1, "passed": [], "failed": {}, "broken": [f"{type(error).__name__}: {error}"]}
         with os.fdopen(write, "w") as pipe:
@@ -110,7 +117,7 @@ def main() -> None:
     hypothesis.settings.load_profile("planted")
     gc.freeze()  # pytest collects garbage at its end, and would walk through all of torch
     for line in sys.stdin:
-        print(json.dumps(forked(tree, json.loads(line))), flush=True)
+        print(json.dumps(forked(tree, **json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

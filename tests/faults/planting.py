@@ -98,11 +98,12 @@ class UnitTests:
     def __exit__(self, *_: object) -> None:
         self._forks.communicate()
 
-    def run(self, tests: Sequence[str]) -> dict[str, Any]:
+    def run(self, tests: Sequence[str], once: bool = False) -> dict[str, Any]:
         """How the tests end, given as ``test_losses.py::test_temperature_must_be_positive``: see ``forks.py``."""
         assert self._forks.stdin is not None
         assert self._forks.stdout is not None
-        self._forks.stdin.write(json.dumps([f"tests/unit/{t}" for t in tests]) + "\n")
+        asked = {"tests": [f"tests/unit/{t}" for t in tests], "once": once}
+        self._forks.stdin.write(json.dumps(asked) + "\n")
         self._forks.stdin.flush()
         return json.loads(self._forks.stdout.readline())
 
@@ -128,7 +129,7 @@ class Planted:
     def test_it_is_reported(self, fault: Fault, unit_tests: UnitTests) -> None:
         """Each test that the fault names fails, and by what it asserts: not because nothing works any more."""
         with planted(fault, unit_tests.tree):
-            seen = unit_tests.run(fault.tests)
+            seen = unit_tests.run(fault.tests, once=True)
         assert not seen["broken"], f"{fault.id}: a fault that cannot be imported is none: {seen['broken']}"
         for test in fault.tests:
             name = f"tests/unit/{test}"

@@ -457,7 +457,7 @@ class TestCaptured(Planted):
             "work.cursor.add_(1)",
             "work.cursor.add_(0)",
             "every replay takes the batch of the first",
-            tests=("test_capture.py::test_captured_steps_equal_single_ones_for_every_algorithm",),
+            tests=("test_capture.py::test_captured_steps_equal_single_ones_for_every_algorithm[small-sizes0-FedAvg]",),
         ),
         Fault(
             "who-has-finished-is-trained-on",
@@ -521,7 +521,7 @@ class TestCaptured(Planted):
             "t.zero_()",
             "t.mul_(1)",
             "clients begin a round with the velocity that others had at the end of the last",
-            tests=("test_capture.py::test_captured_steps_equal_single_ones_for_every_algorithm",),
+            tests=("test_capture.py::test_captured_steps_equal_single_ones_for_every_algorithm[small-sizes0-FedAvg]",),
         ),
         Fault(
             "idle-clients-without-samples",

@@ -23,7 +23,7 @@ class TestVerdicts(Planted):
             "return 0.5**placed.n if",
             "return 0.0 if",
             "three equal values prove whatever they are equal to",
-            tests=("test_verdicts.py::test_values_that_can_only_take_a_few_levels_are_judged_as_rarely_wrong",),
+            tests=("test_verdicts.py::test_values_that_can_only_take_a_few_levels_are_judged_as_rarely_wrong[3]",),
         ),
         Fault(
             "the-best-is-not-picked",
@@ -31,7 +31,7 @@ class TestVerdicts(Planted):
             "adjusted = holm([_chance(evidence.paired(values[a], values[b])) for a, b in pairs])",
             "adjusted = [_chance(evidence.paired(values[a], values[b])) for a, b in pairs]",
             "tiers are told without a correction for all pairs",
-            tests=("test_study_ranking.py::test_equal_methods_are_rarely_told_apart",),
+            tests=("test_study_ranking.py::test_equal_methods_are_rarely_told_apart[5-17-50]",),
         ),
         Fault(
             "normal-instead-of-students",

@@ -37,6 +37,14 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def interruptible():
+    """A process that a shell has put into the background ignores the signal, and would wait for an hour."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def alone(net, tasks, *rest):
     """One after the other with one thread: what each of several threads does."""
     torch.set_num_threads(1)
@@ -245,6 +253,7 @@ def test_an_error_of_the_objective_is_raised_as_it_is_and_the_next_round_works(b
     same(everything(all_), everything(one))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_ends_the_round_and_leaves_no_thread():
     """Ctrl-C reaches the main thread, in the middle of its share, while the others are busy with theirs.
 

@@ -194,6 +194,14 @@ class TestMeasures(Planted):
             tests=("test_flops.py::test_a_linear_network_costs_what_its_matrices_say",),
         ),
         Fault(
+            "flops-of-gradients-of-images",
+            "flops.py",
+            "cross_entropy(own(x[:1]), torch.zeros(1, dtype",
+            "cross_entropy(own(x[:1].clone().requires_grad_()), torch.zeros(1, dtype",
+            "the first layer is charged for a gradient that nobody needs",
+            tests=("test_flops.py::test_hooks_on_layers_count_what_is_dispatched_forward_and_backward[3-32-16-16]",),
+        ),
+        Fault(
             "explained-without-the-mean",
             "inversion.py",
             "spread = float((images - images.mean(0)).square().sum())",

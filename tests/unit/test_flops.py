@@ -1,10 +1,15 @@
 """Operations as by hand, forward and backward, and what is no classifier refused."""
 
+import dataclasses
+from collections import Counter
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from fedlib import costs, flops
+from fedlib.losses import cross_entropy
 from fedlib.models import MLP, Body, Edge, Net
 from fedlib.models.cut import Whole
 
@@ -32,6 +37,40 @@ def test_two_ways_to_count_agree(make):
     """Hooks on layers, and the operations that PyTorch dispatches."""
     x = torch.randn(1, 1, 8, 8)
     assert flops.load(make(), x).forward == 2 * costs.work(Net(make()), x).products
+
+
+def hooked(network, x):
+    """Operations forward, in a training step, and parameters, by hooks on the layers that run: backwards a layer does
+    its products once for its weights, and once more where its input is no image."""
+    seen, products, met = Counter(), {}, []
+
+    def forward(layer, _, out):
+        met.extend(layer.parameters())
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            products[layer] = 2 * out[0].numel() * layer.weight[0].numel()
+            seen["forward"] += products[layer]
+
+    def backward(layer, inputs, _):
+        seen["backward"] += products.get(layer, 0) * (1 + (inputs[0] is not None))
+
+    for layer in network.eval().modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(forward)
+            layer.register_full_backward_hook(backward)
+    cross_entropy(network(x), torch.zeros(len(x), dtype=torch.int64)).backward()
+    parameters = {id(p): p.numel() for p in met}
+    return seen["forward"], seen["forward"] + seen["backward"], sum(parameters.values())
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")  # images need no gradient
+@pytest.mark.parametrize(("channels", "size", "width", "hidden"), [(1, 12, 6, None), (3, 32, 4, None), (3, 32, 16, 16)])
+def test_hooks_on_layers_count_what_is_dispatched_forward_and_backward(channels, size, width, hidden):
+    """The networks of the FedGKT chapter: its edge, and the whole, with either of its bodies."""
+    edge = partial(Edge, channels, size, width, hidden)
+    body = partial(Body, width, (16, 32), 1) if hidden else partial(MLP, width * size * size, (64, 48))
+    for make in (edge, partial(Whole, edge, body)):
+        x = torch.randn(1, channels, size, size)
+        assert hooked(make(), x) == dataclasses.astuple(flops.load(make(), x))
 
 
 def test_parts_add_up_and_a_round_is_its_passes():

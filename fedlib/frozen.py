@@ -3,12 +3,13 @@
 States are *stacked*: each tensor has a leading dimension of the networks, [S, ...], as have their inputs. What is not
 ``free`` is never handed to an optimiser, so that neither weight decay nor momentum can move it; :func:`fingerprint`
 tells. What goes before the input of a :class:`~fedlib.models.reader.Reader`, its ``prompt`` [S, p, width] or ``prefix``
-[S, layers, p, width], is trained along where it is given.
+[S, layers, 2, p, width], is trained along where it is given.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
@@ -134,6 +135,15 @@ def adapt(
         optimiser.step()
     done = {name: t.detach() for name, t in own.items()}
     return fixed | {name: t.detach() for name, t in trained.items()}, done
+
+
+def up_and_down(peak: float, last: int) -> Callable[[int], float]:
+    """Rates of ``last`` steps, counted from 0: up in a straight line for a tenth of them, and down along a cosine from
+    the first on, so that the largest is a little below ``peak``. Raises ValueError for numbers that cannot be.
+    """
+    require.real("peak", peak, least=0)
+    require.whole("last", last, 1)
+    return lambda step: peak * min(1, 10 * (step + 1) / last) * (1 + math.cos(math.pi * step / last)) / 2
 
 
 def fingerprint(weights: Weights) -> str:

@@ -1,18 +1,22 @@
 """Soft prompts: vectors before the embedded input of a frozen network (Lester, Al-Rfou and Constant 2021).
 
-How they begin, what they are made of, and how several of them vote. The network is a
+How they begin, what they are made of, and how several of them vote; and how a prefix begins, which stands before the
+keys and values of every block instead (Li and Liang 2021: with words' activations, as they advise where samples are
+few, and without the perceptron that makes them). The network is a
 :class:`~fedlib.models.reader.Reader`; :mod:`fedlib.frozen` trains what goes before it.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fedlib import require
+from fedlib import frozen, require
 from fedlib.models.reader import Reader
+from fedlib.models.transformer import Block
 
 REACH = 0.5  # the paper's: entries of a random prompt lie in [-REACH, REACH]
 
@@ -62,14 +66,38 @@ def written(words: Sequence[int], table: Tensor) -> Tensor:
     return table[_rows("words", words, table)].detach().clone()
 
 
-def ensemble(network: Reader, prompts: Tensor, words: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Logits [N, B, words] of N prompts [N, p, width] in one pass: a batch of N copies of the texts [B, L]."""
-    if prompts.ndim != 3 or not len(prompts):
-        raise ValueError(f"prompts: expected at least one, stacked as [N, p, width]; got {list(prompts.shape)}")
-    many, texts = len(prompts), len(words)
-    copies = None if rows is None else rows.repeat(many, 1, 1)
-    each = prompts.repeat_interleave(texts, 0)
-    return network(words.repeat(many, 1), copies, prompt=each).unflatten(0, (many, texts))
+def activations(network: Reader, weights: frozen.Weights, prompts: Tensor) -> Tensor:
+    """A prefix for each of S networks, [S, layers, 2, p, width]: the keys and values that every block makes of a prompt
+    [S, p, width] alone, without a text behind it. Raises ValueError for prompts of another form.
+    """
+    width = network.word.embedding_dim
+    if prompts.ndim != 3 or prompts.shape[-1] != width or {len(t) for t in weights.values()} != {len(prompts)}:
+        raise ValueError(f"prompts: expected one for each network, [S, p, {width}]; got {list(prompts.shape)}")
+    own, found = copy.deepcopy(network).to(prompts).requires_grad_(False), []
+    for i, h in enumerate(prompts.unsqueeze(1)):
+        own.load_state_dict({name: t[i] for name, t in weights.items()})
+        for block in own.blocks:
+            assert isinstance(block, Block)
+            found.append(torch.stack(block.ask(block.before(h[0])).tensor_split(3, -1)[1:]))
+            h = block(h, h.new_ones(h.shape[:2], dtype=torch.bool))[0]
+    return torch.stack(found).unflatten(0, (len(prompts), -1))
+
+
+def ensemble(
+    network: Reader, weights: frozen.Weights, prompts: Tensor, words: Tensor, rows: Tensor | None = None
+) -> Tensor:
+    """Logits [S, N, B, words] of N prompts on each of S networks in one pass: a batch of N copies of the texts.
+
+    ``prompts`` [S, N, p, width], ``words`` [S, B, L], ``rows`` of pixels [S, B, R, pixels]. Raises ValueError for no
+    prompt, or for others; and what :func:`fedlib.frozen.answers` raises.
+    """
+    if prompts.ndim != 4 or not prompts.shape[1]:
+        raise ValueError(f"prompts: expected at least one, stacked as [S, N, p, width]; got {list(prompts.shape)}")
+    many, texts = prompts.shape[1], words.shape[1]
+    copies = None if rows is None else rows.repeat(1, many, 1, 1)
+    each = prompts.repeat_interleave(texts, 1)
+    z = frozen.answers(network, weights, words.repeat(1, many, 1), copies, prompt=each)
+    return z.unflatten(1, (many, texts))
 
 
 def vote(answers: Tensor) -> Tensor:

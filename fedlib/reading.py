@@ -34,6 +34,29 @@ class Task(NamedTuple):
             some = torch.randint(len(self.right), (require.whole("size", size, 1),), generator=draws)
             yield Batch(self.words[some], self.right[some], None if self.rows is None else self.rows[some])
 
+    def share(self, said: Tensor) -> float:
+        """Which share of answers [..., N] is right; or of one that is given to every text, []. Raises ValueError for
+        answers to another number of texts.
+        """
+        if (said.ndim and said.shape[-1] != len(self.right)) or not said.numel():
+            raise ValueError(f"said: expected an answer to each of {len(self.right)} texts, got {list(said.shape)}")
+        return float((said == self.right).double().mean())
+
+    def commoner(self) -> float:
+        """Which share of texts has the commonest right answer: what answers that know no text come to."""
+        return self.share(self.right.mode()[0])
+
+
+def beside(tasks: Sequence[Task]) -> tuple[Tensor, Tensor | None]:
+    """The texts of several tasks, as many of each, and their images if there are any: [S, N, L] and [S, N, 1, pixels].
+
+    Raises ValueError for no task, and where some have images and others have not.
+    """
+    if not tasks or len({task.rows is None for task in tasks}) > 1:
+        raise ValueError(f"tasks: at least one is needed, all with images or all without; got {len(tasks)}")
+    rows = [task.rows for task in tasks if task.rows is not None]
+    return torch.stack([task.words for task in tasks]), torch.stack(rows) if rows else None
+
 
 class Source(NamedTuple):
     """What a seed learns from. ``questions`` of a number of texts gives batches of one network, without end."""

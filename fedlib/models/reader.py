@@ -19,10 +19,10 @@ class Reader(nn.Module):
     count. ``image`` = (R, pixels): rows have places always. A prompt has no places: its order does not count. With
     ``places`` [B, K] there are several answers for each text, [B, K, words].
 
-    What goes before the embedded input: ``prompt`` [p, width], or [B, p, width] with one for each text; and
-    ``prefix`` [layers, p, width], which every block finds anew in the p places before its input. Raises ValueError for
-    sizes that are no whole numbers, a width that is no multiple of ``heads``, for texts shorter than ``length``, for
-    images where none has a place, and for vectors of another shape.
+    What goes before the embedded input: ``prompt`` [p, width], or [B, p, width] with one for each text. And before what
+    every attention looks at: ``prefix`` [layers, 2, p, width], p keys and p values for each block (Li and Liang 2021).
+    Raises ValueError for sizes that are no whole numbers, a width that is no multiple of ``heads``, for texts shorter
+    than ``length``, for images where none has a place, and for vectors of another shape.
     """
 
     def __init__(
@@ -85,16 +85,21 @@ class Reader(nn.Module):
 
     def hidden(self, h: Tensor, seen: Tensor, at: Tensor, prefix: Tensor | None = None) -> Tensor:
         """What the blocks make of embedded inputs [B, L, width] at the places ``at`` [B, K]: [B, K, width]."""
-        if prefix is not None and prefix.shape[0] != len(self.blocks):
-            raise ValueError(f"a prefix for {prefix.shape[0]} blocks; the network has {len(self.blocks)}")
+        if prefix is not None:
+            form = (len(self.blocks), 2, h.shape[-1])
+            if prefix.ndim != 4 or (*prefix.shape[:2], prefix.shape[-1]) != form:
+                wanted = f"[{form[0]}, 2, p, {form[2]}], keys and values for each block"
+                raise ValueError(f"prefix: expected {wanted}; got {list(prefix.shape)}")
+            prefix = prefix if prefix.shape[2] else None  # of no rows: the network as it is, bit for bit
+        everywhere = torch.arange(h.shape[-2], device=h.device).expand(h.shape[:-1])
         for i, block in enumerate(self.blocks):
-            own = h.new_zeros(0, h.shape[-1]) if prefix is None else prefix[i]
-            both, there = prepend(own, h, seen) if len(own) else (h, seen)
             assert isinstance(block, Block)
             if block is self.blocks[-1]:
-                h = at_places(block, both, there, at + len(own))
+                h = at_places(block, h, seen, at, None if prefix is None else prefix[i])
+            elif prefix is None:
+                h = block(h, seen)[0]
             else:
-                h = block(both, there)[0][..., len(own) :, :]
+                h = at_places(block, h, seen, everywhere, prefix[i])
         return self.norm(h)
 
     def forward(
@@ -114,12 +119,20 @@ class Reader(nn.Module):
         return z.squeeze(-2) if places is None else z
 
 
-def at_places(block: Block, h: Tensor, seen: Tensor, at: Tensor) -> Tensor:
-    """What a block makes of the places ``at`` [B, K] alone, [B, K, D]: as of all of h [B, L, D], but faster."""
+def at_places(block: Block, h: Tensor, seen: Tensor, at: Tensor, prefix: Tensor | None = None) -> Tensor:
+    """What a block makes of the places ``at`` [B, K] alone, [B, K, D]: as of all of h [B, L, D], but faster.
+
+    All places look at a ``prefix`` [2, p, D], too: keys and values that stand before those of h, for all texts alike.
+    """
     mine = h.gather(-2, at[..., None].expand(*at.shape, h.shape[-1]))
     weight, bias = (t.tensor_split([h.shape[-1]]) for t in (block.ask.weight, block.ask.bias))
     query = linear(block.before(mine), weight[0], bias[0]).unflatten(-1, (block.heads, -1)).transpose(1, 2)
     key, value = linear(block.before(h), weight[1], bias[1]).unflatten(-1, (2, block.heads, -1)).permute(2, 0, 3, 1, 4)
+    if prefix is not None:
+        own_key, own_value = prefix.unflatten(-1, (block.heads, -1)).transpose(1, 2)
+        key = torch.cat([own_key.expand(len(h), *own_key.shape), key], -2)
+        value = torch.cat([own_value.expand(len(h), *own_value.shape), value], -2)
+        seen = torch.cat([seen[:, :1].new_ones(()).expand(len(h), prefix.shape[1]), seen], -1)
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     looks = scores.masked_fill(~seen[:, None, None], torch.finfo(scores.dtype).min).softmax(-1)
     mine = mine + block.mix((looks @ value).transpose(1, 2).flatten(2))

@@ -36,18 +36,64 @@ class TestPrompts(Planted):
         Fault(
             "prefix-of-the-first-block-everywhere",
             "models/reader.py",
-            "prepend(own, h, seen)",
-            "prepend(prefix[0], h, seen)",
-            "every block finds the first one's prefix",
-            tests=("test_prompts.py::test_one_layer_of_prefix_is_a_prompt_and_deeper_ones_are_more",),
+            "h = at_places(block, h, seen, at, None if prefix is None else prefix[i])",
+            "h = at_places(block, h, seen, at, None if prefix is None else prefix[0])",
+            "the last block finds the first one's prefix",
+            tests=(
+                "test_prompts.py::test_a_prompt_is_a_prefix_of_the_keys_and_values_that_it_makes",
+                "test_prompts.py::test_a_prefix_is_attention_written_out",
+            ),
         ),
         Fault(
-            "answer-read-before-its-place",
+            "no-prefix-before-the-last-block",
             "models/reader.py",
-            "h = at_places(block, both, there, at + len(own))",
-            "h = at_places(block, both, there, at)",
-            "behind a prefix the last block answers for another place",
-            tests=("test_prompts.py::test_one_layer_of_prefix_is_a_prompt_and_deeper_ones_are_more",),
+            "h = at_places(block, h, seen, everywhere, prefix[i])",
+            "h = block(h, seen)[0]",
+            "the blocks before the last find no prefix",
+            tests=(
+                "test_prompts.py::test_a_prompt_is_a_prefix_of_the_keys_and_values_that_it_makes",
+                "test_prompts.py::test_only_the_prefix_is_trained",
+            ),
+        ),
+        Fault(
+            "prefix-of-no-rows-rounds-otherwise",
+            "models/reader.py",
+            "prefix = prefix if prefix.shape[2] else None",
+            "prefix = prefix",
+            "with no rows the network is no longer that, bit for bit",
+            tests=("test_prompts.py::test_no_prompt_is_the_frozen_model",),
+        ),
+        Fault(
+            "prefix-hidden-as-padding",
+            "models/reader.py",
+            "seen[:, :1].new_ones(()).expand(len(h), prefix.shape[1])",
+            "seen[:, :1].new_zeros(()).expand(len(h), prefix.shape[1])",
+            "nobody looks at the prefix",
+            tests=("test_prompts.py::test_a_prefix_is_attention_written_out",),
+        ),
+        Fault(
+            "keys-for-values",
+            "models/reader.py",
+            "own_key, own_value = prefix",
+            "own_value, own_key = prefix",
+            "keys of a prefix are taken for its values",
+            tests=("test_prompts.py::test_a_prefix_is_attention_written_out",),
+        ),
+        Fault(
+            "one-head-s-part-for-another",
+            "models/reader.py",
+            "prefix.unflatten(-1, (block.heads, -1)).transpose(1, 2)",
+            "prefix.unflatten(-1, (-1, block.heads)).movedim(-1, 1)",
+            "heads find the numbers of other heads in a prefix",
+            tests=("test_prompts.py::test_a_prefix_is_attention_written_out",),
+        ),
+        Fault(
+            "prefix-of-embeddings",
+            "prompts.py",
+            "h = block(h, h.new_ones(h.shape[:2], dtype=torch.bool))[0]",
+            "h = h + 0",
+            "all blocks' keys and values are made of the prompt as it stands before the first",
+            tests=("test_prompts.py::test_a_prefix_begins_as_what_each_block_makes_of_a_prompt_alone",),
         ),
         Fault(
             "words-drawn-with-putting-back",
@@ -76,8 +122,8 @@ class TestPrompts(Planted):
         Fault(
             "prompts-mixed-up-in-the-batch",
             "prompts.py",
-            "each = prompts.repeat_interleave(texts, 0)",
-            "each = prompts.repeat(texts, 1, 1)",
+            "each = prompts.repeat_interleave(texts, 1)",
+            "each = prompts.repeat(1, texts, 1, 1)",
             "copies of a text get the prompts of others",
             tests=("test_prompts.py::test_a_batch_of_copies_is_as_many_passes",),
         ),
@@ -109,12 +155,43 @@ class TestPrompts(Planted):
             tests=("test_prompts.py::test_training_is_that_of_one_network_alone_in_plain_pytorch",),
         ),
         Fault(
+            "rates-begin-at-their-peak",
+            "frozen.py",
+            "min(1, 10 * (step + 1) / last)",
+            "1",
+            "pre-training begins at the largest rate",
+            tests=("test_prompts.py::test_rates_go_up_and_down",),
+        ),
+        Fault(
             "fingerprint-of-names",
             "frozen.py",
             "total.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())",
             "",
             "a hash that no weight moves",
             tests=("test_prompts.py::test_the_fingerprint_tells_names_shapes_types_and_every_bit",),
+        ),
+    )
+
+
+class TestSearch(Planted):
+    """Rates are chosen by held-out samples, by all seeds alike."""
+
+    faults = (
+        Fault(
+            "first-seed-chooses",
+            "search.py",
+            "sum(scores) / len(scores)",
+            "scores[-1]",
+            "one seed chooses for all",
+            tests=("test_search.py::test_the_largest_mean_over_seeds_wins",),
+        ),
+        Fault(
+            "divergence-wins",
+            "search.py",
+            'if trial["score"] == trial["score"] else float("-inf")',
+            "",
+            "a score that is no number, once first, is never beaten",
+            tests=("test_search.py::test_of_equals_the_first_and_never_one_that_diverged",),
         ),
     )
 

@@ -1,6 +1,7 @@
 """Soft prompts: what stands before the input, how prompts begin and vote, and that what is frozen stays so."""
 
 import copy
+import math
 from collections import Counter
 
 import pytest
@@ -37,6 +38,10 @@ def prompt(count=3, seed=1):
     return prompts.uniform(count, WIDTH, rng.stream(seed, "prompt"))
 
 
+def prefix(count=3, layers=2, seed=1):
+    return prompts.uniform(layers * 2 * count, WIDTH, rng.stream(seed, "prefix")).reshape(layers, 2, count, WIDTH)
+
+
 def close(a, b, atol=1e-12):
     torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
@@ -57,7 +62,9 @@ def test_the_reader_computes_what_the_transformer_computes():
 def test_no_prompt_is_the_frozen_model():
     net, words = reader(), texts()
     assert torch.equal(net(words, prompt=prompt(0)), net(words))
-    assert torch.equal(net(words, prefix=torch.zeros(2, 0, WIDTH, dtype=FLOAT)), net(words))
+    for kind in (FLOAT, torch.float32):  # bit for bit
+        own = net.to(kind)
+        assert torch.equal(own(words, prefix=prefix(0).to(kind)), own(words))
 
 
 def test_the_embeddings_of_words_are_the_words():
@@ -116,14 +123,49 @@ def test_images_stand_behind_the_words_and_have_places():
         net(words)
 
 
-def test_one_layer_of_prefix_is_a_prompt_and_deeper_ones_are_more():
+def pair_of(block, states):
+    """The keys and values [2, p, width] that a block makes of hidden states [p, width]."""
+    return block.ask(block.before(states)).tensor_split(3, -1)[1:]
+
+
+def test_a_prompt_is_a_prefix_of_the_keys_and_values_that_it_makes():
+    """In one block the two are one; in two as well, for a text whose prompt's states are known in each block."""
     words, p = texts(), prompt()
     one = reader(layers=1)
-    close(one(words, prefix=p[None]), one(words, prompt=p))
+    close(one(words, prefix=torch.stack(pair_of(one.blocks[0], p))[None]), one(words, prompt=p))
     two = reader()
-    assert float((two(words, prefix=torch.stack([p, p])) - two(words, prompt=p)).abs().max().detach()) > 1e-3
-    states = two.blocks[0](*prepend(p, *two.embed(words)))[0][0, :3]  # what the prompt becomes, for one text
-    close(two(words[:1], prefix=torch.stack([p, states])), two(words[:1], prompt=p))
+    inner = two.blocks[0](*prepend(p, *two.embed(words)))[0][0, :3]  # what the prompt becomes, for the first text
+    both = torch.stack([torch.stack(pair_of(b, t)) for b, t in zip(two.blocks, (p, inner), strict=True)])
+    close(two(words[:1], prefix=both), two(words[:1], prompt=p))
+    assert float((two(words, prefix=both[[0, 0]]) - two(words, prompt=p)).abs().max().detach()) > 1e-3
+
+
+def test_a_prefix_is_attention_written_out():
+    """Text by text, place by place and head by head, with padding left away: nothing of the reader but its layers."""
+    net, words, own = reader(layers=3, length=3), texts(), prefix(4, 3)
+    words[1:3, 1] = 0  # nobody looks there
+    z = net(words, prefix=own)
+    for text, found in zip(words, z, strict=True):
+        shown = [i for i, word in enumerate(text.tolist()) if word]
+        h = [net.word.weight[text[i]] + (net.place.weight[i] if i < 3 else 0) for i in shown]
+        for block, (keys, values) in zip(net.blocks, own, strict=True):
+            query, key, value = zip(*(block.ask(block.before(one)).tensor_split(3) for one in h), strict=True)
+            seen_keys, seen_values, new = [*keys, *key], [*values, *value], []
+            for one, q in zip(h, query, strict=True):
+                heads = []
+                for part in (slice(0, 4), slice(4, 8)):
+                    looks = torch.stack([q[part] @ k[part] / 2 for k in seen_keys]).softmax(0)
+                    heads.append(sum(a * v[part] for a, v in zip(looks, seen_values, strict=True)))
+                one = one + block.mix(torch.cat(heads))
+                new.append(one + block.think(block.between(one)))
+            h = new
+        close(found, net.head(net.norm(h[shown.index(4)])))
+
+
+def test_padding_stays_hidden_behind_a_prefix_and_its_rows_have_no_order():
+    net, words = reader(length=5), texts()
+    close(net(F.pad(words, (0, 3)), prefix=prefix()), net(words, prefix=prefix()))
+    close(net(words, prefix=prefix()[:, :, [2, 0, 1]]), net(words, prefix=prefix()))
 
 
 def test_readers_refuse_nonsense():
@@ -152,8 +194,9 @@ def test_readers_refuse_nonsense():
     for wrong in (rows[:, :3], rows[..., :5]):
         with pytest.raises(ValueError, match=r"rows: this reader expects images \[4, 6\], got"):
             reader(image=(4, 6))(texts(), wrong)
-    with pytest.raises(ValueError, match="a prefix for 3 blocks"):
-        reader()(texts(), prefix=torch.zeros(3, 2, WIDTH, dtype=FLOAT))
+    for wrong in (prefix(2, 3), prefix()[:, :1], prefix()[..., :4], prompt(), prefix()[None]):
+        with pytest.raises(ValueError, match=r"prefix: expected \[2, 2, p, 8\], keys and values for each block; got"):
+            reader()(texts(), prefix=wrong)
 
 
 # How prompts begin
@@ -165,6 +208,25 @@ def test_a_random_prompt_is_uniform():
     assert float(p.abs().max()) <= 0.5
     close(p.mean(), torch.tensor(0.0, dtype=FLOAT), 0.02)
     close(p.square().mean(), torch.tensor(1 / 12, dtype=FLOAT), 0.005)
+
+
+def test_a_prefix_begins_as_what_each_block_makes_of_a_prompt_alone():
+    """So that in a network of one block nothing changes when the prompt gives way to it."""
+    nets = [reader(s, layers=3) for s in range(2)]
+    several, seen = torch.stack([prompt(seed=s) for s in range(2)]), torch.ones(1, 3, dtype=torch.bool)
+    found = prompts.activations(reader(5, layers=3), frozen.stack(nets), several)
+    assert not found.requires_grad
+    assert found.shape == (2, 3, 2, 3, WIDTH)
+    for net, p, own in zip(nets, several, found, strict=True):
+        once = net.blocks[0](p[None], seen)[0]
+        for block, states, pair in zip(net.blocks, (p, once[0], net.blocks[1](once, seen)[0][0]), own, strict=True):
+            close(pair, torch.stack(pair_of(block, states)))
+    one, words = reader(layers=1), texts()
+    own = prompts.activations(reader(layers=1), frozen.stack([one]), several[:1])
+    close(one(words, prefix=own[0]), one(words, prompt=several[0]))
+    for wrong in (several[:1], several[..., 1:], several[0]):
+        with pytest.raises(ValueError, match=r"prompts: expected one for each network, \[S, p, 8\]; got"):
+            prompts.activations(nets[0], frozen.stack(nets), wrong)
 
 
 def test_words_are_drawn_without_putting_back_from_the_frequent_ones():
@@ -228,15 +290,19 @@ def test_beginnings_refuse_nonsense():
 
 
 def test_a_batch_of_copies_is_as_many_passes():
-    net, words = reader(image=(4, 6)), texts()
-    rows = torch.randn(5, 4, 6, generator=rng.stream(0, "rows"), dtype=FLOAT)
-    several = torch.stack([prompt(3, seed) for seed in range(4)])
-    together = prompts.ensemble(net, several, words, rows)
-    close(together, torch.stack([net(words, rows, prompt=p) for p in several]))
-    plain = reader()
-    close(prompts.ensemble(plain, several, words), torch.stack([plain(words, prompt=p) for p in several]))
-    with pytest.raises(ValueError, match="prompts: expected at least one"):
-        prompts.ensemble(plain, several[:0], words)
+    rows = torch.randn(2, 5, 4, 6, generator=rng.stream(0, "rows"), dtype=FLOAT)
+    words = torch.stack([texts(seed=s) for s in range(2)])
+    several = torch.stack([torch.stack([prompt(3, 10 * s + i) for i in range(4)]) for s in range(2)])
+    for options, images in (({"image": (4, 6)}, rows), ({}, None)):
+        nets = [reader(s, **options) for s in range(2)]
+        together = prompts.ensemble(nets[0], frozen.stack(nets), several, words, images)
+        assert together.shape == (2, 4, 5, WORDS)
+        for s, net in enumerate(nets):
+            own = () if images is None else (images[s],)
+            close(together[s], torch.stack([net(words[s], *own, prompt=p) for p in several[s]]))
+    for wrong in (several[:, :0], several[0]):
+        with pytest.raises(ValueError, match="prompts: expected at least one"):
+            prompts.ensemble(nets[0], frozen.stack(nets), wrong, words)
 
 
 def test_the_majority_wins_and_a_tie_goes_to_the_first_prompt():
@@ -293,6 +359,34 @@ def test_only_the_prompt_is_trained():
     assert float((own["prompt"] - first).abs().min(0).values.max()) > 1e-3
     assert not own["prompt"].requires_grad
     assert net.word.weight.grad is None
+
+
+def test_only_the_prefix_is_trained():
+    weights, first = stacked(), torch.stack([prefix(5, 2, s) for s in range(3)])
+    mark = frozen.fingerprint(weights)
+    after, own = frozen.adapt(reader(), weights, batches(), 0.1, before={"prefix": first}, weight_decay=0.1)
+    assert frozen.fingerprint(after) == mark == frozen.fingerprint(weights)
+    assert list(own) == ["prefix"]
+    assert own["prefix"].numel() == 3 * 2 * 2 * 5 * WIDTH  # keys and values in two blocks, for three tasks
+    moved = (own["prefix"] - first).abs()
+    assert bool((moved.amax((3, 4)) > 0.05).all())  # in every block, and not by weight decay alone
+
+
+def test_the_gradient_reaches_the_prefix_alone():
+    """In plain PyTorch: frozen parameters get none, and the prefix's is that of central differences."""
+    net, batch = reader().requires_grad_(False), next(iter(batches(1, 1)))
+    own = prefix(2).requires_grad_(True)
+
+    def loss(p):
+        return F.cross_entropy(net(batch.words[0], prefix=p), batch.right[0])
+
+    loss(own).backward()
+    assert all(p.grad is None for p in net.parameters())
+    for place in ((0, 0, 0, 0), (0, 1, 1, 3), (1, 0, 1, 5), (1, 1, 0, 7)):
+        nudge = torch.zeros_like(own)
+        nudge[place] = 1e-6
+        slope = float((loss(own + nudge) - loss(own - nudge)).detach()) / 2e-6
+        assert float(own.grad[place]) == pytest.approx(slope, rel=1e-4, abs=1e-9)
 
 
 def test_only_what_is_free_is_trained():
@@ -397,6 +491,20 @@ def test_training_refuses_nonsense():
         frozen.answers(net, weights, silent)
     places = torch.zeros(3, 5, 1, dtype=torch.long)
     assert frozen.answers(net, weights, silent, places=places).shape == (3, 5, 1, WORDS)  # they are told
+
+
+def test_rates_go_up_and_down():
+    rate = frozen.up_and_down(0.5, 40)
+    rates = [rate(step) for step in range(40)]
+    assert rates[0] == 0.5 / 4
+    assert rates.index(max(rates)) == 3  # a tenth of the steps
+    assert max(rates) == pytest.approx(0.5 * (1 + math.cos(math.pi * 3 / 40)) / 2)
+    assert rates[20] == pytest.approx(0.25)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+    for wrong in ((float("nan"), 4), (-1.0, 4), (0.1, 0), (0.1, 1.5)):
+        with pytest.raises(ValueError, match=r"(peak|last) must be"):
+            frozen.up_and_down(*wrong)
 
 
 def test_the_fingerprint_tells_names_shapes_types_and_every_bit():

@@ -106,6 +106,31 @@ def test_batches_of_a_task_are_its_samples_drawn_with_putting_back():
             next(task.batches(*wrong, torch.Generator()))
 
 
+def test_the_share_of_right_answers():
+    task = source().labelled
+    assert task.share(task.right) == 1.0
+    assert task.share(task.right + 1) == 0.0
+    said = torch.stack([task.right, task.right + 1, task.right, task.right])
+    assert task.share(said) == 0.75  # of several that answer
+    assert task.share(torch.tensor(reading.YES)) == float((task.right == reading.YES).double().mean())
+    assert task.commoner() == float(task.right.unique(return_counts=True)[1].max()) / len(task.right) >= 0.5
+    for wrong in (task.right[1:], task.right[:1], said[:0], task.right[:, None]):
+        with pytest.raises(ValueError, match="said: expected an answer to each of 128 texts"):
+            task.share(wrong)
+
+
+def test_tasks_stand_side_by_side():
+    own = [source().test, source(seed=1).test]
+    words, rows = reading.beside(own)
+    assert torch.equal(words, torch.stack([task.words for task in own]))
+    assert torch.equal(rows, torch.stack([task.rows for task in own]))
+    bare = [task._replace(rows=None) for task in own]
+    assert reading.beside(bare)[1] is None
+    for wrong in ([], [own[0], bare[1]]):
+        with pytest.raises(ValueError, match="tasks: at least one is needed, all with images or all without"):
+            reading.beside(wrong)
+
+
 def test_digits_refuse_nonsense():
     for wrong in ({"samples": 0}, {"labelled": 1.5}, {"test": -1}):
         with pytest.raises(ValueError, match="must be a whole number of at least 1"):

@@ -83,7 +83,7 @@ class _Former(ast.NodeTransformer):
 
 def _former(tree: ast.Module, package: str, names: Names) -> ast.Module:
     imports = _Former(package, names)
-    for node in ast.walk(tree):  # what names stand for must be known before they are met
+    for node in definitions.nodes(tree):  # what names stand for must be known before they are met
         if isinstance(node, ast.ImportFrom):
             imports.visit_ImportFrom(node)
     return imports.visit(tree)
@@ -91,7 +91,7 @@ def _former(tree: ast.Module, package: str, names: Names) -> ast.Module:
 
 def _without_docstrings(tree: ast.Module, *, module: bool) -> ast.Module:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef) + ((ast.Module,) if module else ())
-    for node in ast.walk(tree):
+    for node in definitions.nodes(tree):
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     return tree

@@ -2,10 +2,13 @@
 
 import ast
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from book import chapters, freshness, records
+from book import chapters, definitions, freshness, records
 
 CODE_EDITS = {
     "a cell": ("papers/demo/chapter.md", "toy.score(s, rate)", "toy.score(s, 2 * rate)"),
@@ -361,3 +364,15 @@ def test_an_f_string_has_one_tree_under_every_python():
     assert freshness._tree(fuller) == freshness._tree(lean)
     spec.values.append(ast.Constant("d"))
     assert freshness._tree(fuller) != freshness._tree(lean)
+
+
+def test_nodes_are_those_of_a_walk():
+    tree = ast.parse(Path(freshness.__file__).read_text())
+    kinds = (ast.Load, ast.Store, ast.Del)
+    assert definitions.nodes(tree) == [node for node in ast.walk(tree) if not isinstance(node, kinds)]
+
+
+def test_reading_notebooks_builds_no_grammar():
+    """It took most of the time that a command needs to begin."""
+    code = "import book, nbformat, jupytext, papermill, sys; sys.exit('lark' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(freshness.__file__).parents[1]).returncode == 0

@@ -155,6 +155,14 @@ class TestPrompts(Planted):
             tests=("test_prompts.py::test_training_is_that_of_one_network_alone_in_plain_pytorch",),
         ),
         Fault(
+            "images-of-the-first-network-train-all",
+            "frozen.py",
+            "batch.words, batch.rows, places",
+            "batch.words, None if batch.rows is None else batch.rows[:1].expand_as(batch.rows), places",
+            "every network of a stack is trained on the first one's images",
+            tests=("test_prompts.py::test_a_prefix_is_trained_as_by_one_network_alone_in_plain_pytorch",),
+        ),
+        Fault(
             "rates-begin-at-their-peak",
             "frozen.py",
             "min(1, 10 * (step + 1) / last)",
@@ -192,6 +200,14 @@ class TestSearch(Planted):
             "",
             "a score that is no number, once first, is never beaten",
             tests=("test_search.py::test_of_equals_the_first_and_never_one_that_diverged",),
+        ),
+        Fault(
+            "seeds-that-diverged-are-left-out",
+            "search.py",
+            "sum(scores) / len(scores)",
+            "sum(s for s in scores if s == s) / max(1, sum(s == s for s in scores))",
+            "a value's mean is that of the seeds that went well",
+            tests=("test_search.py::test_one_seed_that_diverged_makes_its_value_the_least",),
         ),
     )
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedlib import frozen, prompts, rng
+from fedlib import frozen, prompts, reading, rng
 from fedlib.frozen import Batch
 from fedlib.models import Reader
 from fedlib.models.reader import prepend
@@ -315,6 +315,33 @@ def test_the_majority_wins_and_a_tie_goes_to_the_first_prompt():
             prompts.vote(wrong)
 
 
+def test_votes_and_those_who_vote_are_counted_on_the_images_that_are_given():
+    """The same texts with images and with others: each count is that of one network, prompt and text after another."""
+    nets, many, n = [reader(s, image=(4, 6)) for s in range(2)], 3, 32
+    several = torch.stack([torch.stack([9 * prompt(2, 10 * s + i) for i in range(many)]) for s in range(2)])
+    found = []
+    for look in ("test", "shifted"):
+        rows = 20 * torch.randn(2, n, 4, 6, generator=rng.stream(0, look), dtype=FLOAT)
+        words = [texts(n, seed=s) for s in range(2)]
+        said = [[net(w, r, prompt=p).argmax(-1).tolist() for p in own]
+                for net, w, r, own in zip(nets, words, rows, several, strict=True)]  # fmt: skip
+        right = [[voters[i % many][i] for i in range(n)] for voters in said]  # each voter is right somewhere
+        if look == "shifted":
+            right = found[0]["right"]  # another look changes no right answer
+        tasks = [reading.Task(w, torch.tensor(y), r) for w, y, r in zip(words, right, rows, strict=True)]
+        z = prompts.ensemble(nets[0], frozen.stack(nets), several, *reading.beside(tasks)).argmax(-1)
+        votes = [task.share(prompts.vote(one)) for task, one in zip(tasks, z, strict=True)]
+        means = [task.share(one) for task, one in zip(tasks, z, strict=True)]
+        for s in range(2):
+            most = [Counter(text).most_common(1)[0][0] for text in zip(*said[s], strict=True)]  # of equals the first
+            assert votes[s] == sum(a == b for a, b in zip(most, right[s], strict=True)) / n
+            one = [sum(a == b for a, b in zip(voter, right[s], strict=True)) / n for voter in said[s]]
+            assert means[s] == pytest.approx(sum(one) / many, abs=1e-12)
+        found.append({"right": right, "votes": votes, "means": means})
+    # nothing of one look can be taken for that of the other, nor the mean for the vote
+    assert len({tuple(look[count]) for look in found for count in ("votes", "means")}) == 4
+
+
 # Training beside frozen weights
 
 
@@ -421,6 +448,28 @@ def test_training_is_that_of_one_network_alone_in_plain_pytorch():
         close(own["prompt"][s], p.detach(), 1e-9)
         for name in free:
             close(after[name][s], named[name].detach(), 1e-9)
+
+
+def test_a_prefix_is_trained_as_by_one_network_alone_in_plain_pytorch():
+    """With images and padding, and other texts, images and beginnings for each network."""
+    nets, rates, batch_of = [reader(s, image=(4, 6)) for s in range(3)], [0.1, 0.05, 0.2, 0.02], []
+    start = torch.stack([prefix(2, 2, s) for s in range(3)])
+    for batch in batches(len(rates)):
+        rows = torch.randn(3, 4, 4, 6, generator=rng.stream(len(batch_of), "rows"), dtype=FLOAT)
+        batch.words[:, 1::2, 1] = 0  # in half of the texts
+        batch_of.append(Batch(batch.words, batch.right, rows))
+    _, own = frozen.adapt(
+        nets[0], frozen.stack(nets), batch_of, rates.__getitem__, before={"prefix": start}, weight_decay=0.3
+    )
+    for s, net in enumerate(nets):
+        alone = start[s].clone().requires_grad_(True)
+        adam = torch.optim.AdamW([alone], weight_decay=0.3)
+        for rate, batch in zip(rates, batch_of, strict=True):
+            adam.param_groups[0]["lr"] = rate
+            adam.zero_grad()
+            F.cross_entropy(net(batch.words[s], batch.rows[s], prefix=alone), batch.right[s]).backward()
+            adam.step()
+        close(own["prefix"][s], alone.detach(), 1e-9)
 
 
 def test_the_gradient_passes_the_frozen_network():

@@ -33,6 +33,21 @@ def test_of_equals_the_first_and_never_one_that_diverged():
         assert search.best(begun(), "a", way, values, [1000]) == 2
 
 
+def test_one_seed_that_diverged_makes_its_value_the_least():
+    for diverged in ([0.9, float("nan")], [float("nan"), 0.9]):
+        table = {0.1: [-3.0, -4.0], 0.3: diverged, 1.0: [-5.0, -4.0]}  # below whatever may stand for no number
+
+        def way(value, some, table=table):
+            return [{"held": table[value][s - 1000]} for s in some]
+
+        for values in ([0.1, 0.3, 1.0], [0.3, 1.0, 0.1]):
+            run = begun()
+            assert search.best(run, "a", way, values, [1000, 1001]) == 0.1
+            told = run.tuning["a"]["trials"][values.index(0.3)]["scores"]
+            assert told == pytest.approx(diverged, nan_ok=True)  # and both are told as they are
+        assert search.best(begun(), "b", way, [0.3], [1000, 1001]) == 0.3  # where there is no other
+
+
 def test_searches_refuse_nonsense():
     for values, seeds in (([], [1000]), ([0.1], [])):
         with pytest.raises(ValueError, match="model-8: nothing to search"):

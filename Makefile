@@ -5,7 +5,8 @@
 #
 # P names chapters (their folders under papers/, separated by spaces), ARGS is handed on to the press
 # (`.venv/bin/python -m book --help`), PYTHON names the interpreter that .venv is made with, T the tests to run and
-# PYTEST_ARGS what else pytest is told.
+# PYTEST_ARGS what else pytest is told. Of the faults that tests plant in fedlib and must find, every third has its turn;
+# FAULTS=all plants all.
 #
 # All of these are for the person at the keyboard: make and a shell expand them, and run what a $(...) in them says. A
 # program that hands on what others have typed calls `.venv/bin/python -m book` itself, as .github/workflows/full.yml does.
@@ -18,10 +19,11 @@ P ?=
 ARGS ?=
 T ?= tests
 PYTEST_ARGS ?=
+FAULTS ?= turn
 
 # Goldens: only cells tagged nbval-check-output are compared, in the kernel of this environment. A notebook is
 # one unit of work: --dist loadscope keeps its cells on one worker.
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist loadscope \
+PYTEST := FAULTS=$(FAULTS) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist loadscope \
 	--nbval-lax --nbval-current-env --nbval-sanitize-with=tests/golden/sanitize.cfg
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

@@ -17,6 +17,7 @@ BUILT = (
         "old-site",
         "site.json",
         "site.log",
+        "parsed.json",
         "findings",
         "colab",
         "editions",

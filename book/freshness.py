@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from book import chapters, definitions, files, records
+from book import chapters, definitions, files, parsed, records
 
 State = Literal["fresh", "stale", "failed", "never"]
 Names = tuple[tuple[str, str], ...]  # modules that were given another name: pairs of the present and the former one
@@ -169,6 +169,13 @@ def _module(
     path: Path, mtime_ns: int, size: int, name: str, names: Names, known: tuple[str, ...]
 ) -> definitions.Module:
     source = path.read_bytes()
+    if names:  # rare
+        return _taken_apart(source, path, name, names, known)
+    shelf = parsed.shelf(chapters.build_folder())
+    return shelf.module(name, source, (path.name, known), lambda: _taken_apart(source, path, name, names, known))
+
+
+def _taken_apart(source: bytes, path: Path, name: str, names: Names, known: tuple[str, ...]) -> definitions.Module:
     try:
         tree = _without_docstrings(ast.parse(source), module=True)
     except SyntaxError:
@@ -220,6 +227,7 @@ class Sources:
         present = fedlib_modules()
         known = tuple(sorted(former.get(name, name) for name in present))
         found = {former.get(name, name): module(name, names, known) for name in present}
+        parsed.shelf(chapters.build_folder()).keep()
         modules = {name: there for name, there in found.items() if there}
         return cls(slug, _cells(chapters.read(slug), names), modules, requirements_digest(), names)
 

@@ -241,12 +241,14 @@ def test_nothing_is_published_that_has_not_passed_all_of_ci():
         assert not any({"continue-on-error"} & set(step) or "if" in step for step in job["steps"])
     script = (ROOT / ".ci" / "run").read_text()
     assert "set -euo pipefail" in script
-    ran = re.findall(r"^run .*? (make [a-z]+|[a-z_]+)$", script, re.M)
+    ran = re.findall(r"^(?:run|beside) .*? (make [a-z]+|[a-z_]+)$", script, re.M)
     assert [call for call in ran if call == "tests" or call.startswith("make")] == [
         *(f"make {target}" for target in ("setup", "lint", "types", "book", "check")),
         "tests",
     ]
     assert "  make test | tee" in script, "its failure is the step's: pipefail"
+    steps_beside, joined = (re.findall(rf'^{word} "(.*?)"', script, re.M) for word in ("beside", "joined"))
+    assert steps_beside == joined, "a step that nobody joins may fail unnoticed"
 
 
 def test_no_file_names_one_persons_machine():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+import planting
 import pytest
 from planting import PARTS, REPOSITORY, catalogue, planted
 
@@ -62,3 +63,20 @@ def test_a_fault_that_no_longer_fits_says_so(tmp_path):
     path.write_text("something else\n")
     with pytest.raises(AssertionError, match="no longer fits: its text stands 0 times"), planted(fault, tmp_path):
         pass
+
+
+def test_three_turns_plant_every_fault(monkeypatch):
+    monkeypatch.setenv("FAULTS", "turn")
+    turns = []
+    for turn in range(3):
+        monkeypatch.setattr(planting, "_turn", lambda turn=turn: turn)
+        turns += [f.id for f in planting.planted_today(FAULTS)]
+    assert sorted(turns) == sorted(f.id for f in FAULTS)
+
+
+def test_all_are_planted_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("FAULTS", raising=False)
+    assert planting.planted_today(FAULTS) == FAULTS
+    monkeypatch.setenv("FAULTS", "some")
+    with pytest.raises(ValueError, match="'all' or 'turn', not 'some'"):
+        planting.planted_today(FAULTS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from book import chapters, definitions, freshness, records
+from book import chapters, definitions, freshness, parsed, records
 
 CODE_EDITS = {
     "a cell": ("papers/demo/chapter.md", "toy.score(s, rate)", "toy.score(s, 2 * rate)"),
@@ -376,3 +376,50 @@ def test_reading_notebooks_builds_no_grammar():
     """It took most of the time that a command needs to begin."""
     code = "import book, nbformat, jupytext, papermill, sys; sys.exit('lark' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(freshness.__file__).parents[1]).returncode == 0
+
+
+def another_process():
+    """Forget what this process has in memory."""
+    freshness._module.cache_clear()
+    parsed.shelf.cache_clear()
+
+
+def taken():
+    another_process()
+    return freshness.Sources.take("demo").modules
+
+
+def test_another_process_need_not_take_modules_apart_again(demo, monkeypatch):
+    first = taken()
+    monkeypatch.setattr(freshness, "_taken_apart", lambda *_: pytest.fail("it is kept"))
+    assert taken() == first
+
+
+def test_what_is_kept_counts_for_the_same_text_only(demo, monkeypatch):
+    first = taken()
+    demo.edit("fedlib/toy.py", "0.01 * seed", "0.02 * seed")
+    second = taken()
+    assert [name for name in first if first[name] != second[name]] == ["fedlib.toy"]
+    there, read = {"fedlib.toy"}, freshness._taken_apart
+    monkeypatch.setattr(parsed, "_code", lambda: "read in another way")
+    monkeypatch.setattr(freshness, "_taken_apart", lambda *given: there.add(given[2]) or read(*given))
+    assert taken() == second
+    assert there == set(second), "another way of reading takes all apart anew"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"fedlib.toy": 1}', '{"fedlib.toy": {"key": ["KEY"]}}', "\x00"])
+def test_a_damaged_file_of_kept_parts_costs_time_only(demo, text):
+    first = taken()
+    path = chapters.build_folder() / parsed.NAME
+    key = parsed.Shelf(path.parent).kept["fedlib.toy"]["key"]
+    path.write_text(text.replace('["KEY"]', f'"{key}"'))
+    assert taken() == first
+    assert "fedlib.toy" in parsed.Shelf(path.parent).kept, "it was made anew"
+
+
+def test_where_nothing_can_be_kept_modules_are_read_all_the_same(demo):
+    first = taken()
+    path = chapters.build_folder() / parsed.NAME
+    path.unlink()
+    path.mkdir()
+    assert taken() == first

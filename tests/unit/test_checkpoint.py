@@ -218,7 +218,7 @@ def stumble(fed, point, number, call, after, error=KeyboardInterrupt):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     strokes=st.lists(
         st.tuples(st.sampled_from(POINTS), st.integers(0, ROUNDS - 1), st.integers(0, 2), st.booleans()),

@@ -23,6 +23,9 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 FORWARDS = 'http-equiv="refresh"'
 # 404.html is served by the host from any address, so its links start at the host's root and lead nowhere here.
 ELSEWHERE = {"404.html"}
+# Chapters have one template and one style sheet: what these decide is looked at on every fifth.
+_CHAPTERS = [f"papers/{slug}/chapter.html" for slug in chapters.slugs()]
+ONE_OF_MANY = set(_CHAPTERS) - set(_CHAPTERS[::5])
 # Pages of source differ in their text only: two stand for all in a browser, test_library.py reads every one.
 SOURCES, SAMPLES = {"fedlib", "tests"}, {"fedlib/federation.html", "tests/unit/test_feddf.html"}
 

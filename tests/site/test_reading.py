@@ -25,14 +25,6 @@ BOXES = r"""() => {
 }"""
 
 
-def test_no_letter_is_one_of_an_icon_font(site, browser, address, page):
-    tab = browser.new_page(viewport={"width": 1440, "height": 900})
-    tab.goto(address + page, wait_until="load")
-    found = tab.evaluate(BOXES)
-    tab.close()
-    assert not found, f"{page} shows empty boxes: {found[:4]}"
-
-
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize(
     ("name", "form"),
@@ -86,14 +78,16 @@ CUT = """() => {
 }"""
 
 
-def test_no_code_is_cut_off(site, browser, address, page):
+def test_no_code_is_cut_off_and_no_letter_is_one_of_an_icon_font(site, browser, address, page):
     tab = browser.new_page(viewport={"width": 390, "height": 900}, reduced_motion="reduce")
     tab.goto(address + page, wait_until="load")
     for width in (390, 820, 1440):
         tab.set_viewport_size({"width": width, "height": 900})
         found = tab.evaluate(CUT)
         assert not found["cut"], f"{page} at {width} px: {found['cut'][:4]}"
+    boxes = tab.evaluate(BOXES)
     tab.close()
+    assert not boxes, f"{page} shows empty boxes: {boxes[:4]}"
     if page == "papers/moon/chapter.html":
         assert found["narrow"] > 98, f"only {found['narrow']:.0f} columns of code fit on a desktop"
 

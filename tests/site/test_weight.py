@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import ONE_OF_MANY
 
 from book.site import accessible, lighter, mathematics
 
@@ -18,13 +19,19 @@ def _engine():
     mathematics.close()
 
 
+IMAGES = """() => [...document.querySelectorAll('article img')].map(e => ({
+  source: e.getAttribute('src').slice(0, 90), width: e.getAttribute('width'), height: e.getAttribute('height'),
+  lazy: e.loading === 'lazy', below: e.getBoundingClientRect().top > 2 * innerHeight}))"""
+
+
 @pytest.mark.site
-def test_page_with_all_it_loads_is_below_the_limit(site, browser, address, page):
+def test_page_with_all_it_loads_is_below_the_limit_and_images_wait_below_the_fold(site, browser, address, page):
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     sizes: dict[str, int] = {}
     asked: list = []
     tab.on("requestfinished", lambda request: asked.append(request))
     tab.goto(address + page, wait_until="load")
+    images = tab.evaluate(IMAGES)
     tab.evaluate("() => { for (const image of document.images) image.loading = 'eager' }")
     tab.wait_for_load_state("networkidle")
     for request in asked:
@@ -36,16 +43,6 @@ def test_page_with_all_it_loads_is_below_the_limit(site, browser, address, page)
     assert sum(sizes.values()) > 10_000, "the test counted nothing"
     assert sum(sizes.values()) <= LIMIT, f"{page} weighs {sum(sizes.values()):,} bytes: {worst}"
     assert not fonts, f"{page} loads fonts: {fonts}"
-
-
-@pytest.mark.site
-def test_images_have_sizes_and_wait_below_the_fold(site, browser, address, page):
-    tab = browser.new_page(viewport={"width": 1280, "height": 900})
-    tab.goto(address + page, wait_until="load")
-    images = tab.evaluate("""() => [...document.querySelectorAll('article img')].map(e => ({
-        source: e.getAttribute('src').slice(0, 90), width: e.getAttribute('width'), height: e.getAttribute('height'),
-        lazy: e.loading === 'lazy', below: e.getBoundingClientRect().top > 2 * innerHeight}))""")
-    tab.close()
     for image in images:
         vector = image["source"].startswith("data:image/svg")
         assert vector or (image["width"] and image["height"]), f"{page}: no size on {image['source']}"
@@ -84,6 +81,8 @@ LAYOUT = """() => {
 @pytest.mark.site
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_page_fits_every_width(site, browser, address, page, mode):
+    if mode == "dark" and page in ONE_OF_MANY:
+        pytest.skip("every fifth chapter is looked at in dark")
     tab = browser.new_page(viewport={"width": WIDTHS[0], "height": 900}, color_scheme=mode, reduced_motion="reduce")
     tab.goto(address + page, wait_until="load")
     for width in WIDTHS:

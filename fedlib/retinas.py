@@ -27,7 +27,7 @@ def pairs(seeds: Sequence[int], held: int = 5) -> tuple[list[Centre], list[Centr
     """
     own, site = scans.vessels()
     x, masks = (own.x / 3).clamp(-1, 1), own.y[:, None]
-    learn, test = [], []
+    learn, test = [], []  # type: ignore[var-annotated]
     for k in (0, 1):
         pieces = torch.nonzero(site == k)[:, 0].view(-1, PIECES)
         if not 0 < require.whole("held", held, 1) < len(pieces):

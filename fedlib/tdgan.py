@@ -57,7 +57,7 @@ class Recipe:
 
     def adam(self, weights: Iterable[nn.Parameter]) -> torch.optim.Adam:
         """The optimiser, fresh."""
-        return torch.optim.Adam(weights, lr=self.lr, betas=(self.beta, 0.999), foreach=True)
+        return torch.optim.Adam(weights, lr=self.lr, betas=(self.beta, 0.999), fused=True)
 
 
 def telling(real: Tensor, generated: Tensor) -> Tensor:

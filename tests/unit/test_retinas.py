@@ -1,0 +1,72 @@
+"""Pieces of retinas by site and seed; segmenters that learn from pairs."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fedlib import losses, retinas, rng
+from fedlib.data import scans
+from fedlib.models.unet import UNet
+
+SEEDS, PIECES = (3, 5), retinas.PIECES
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Three images of site 0 and four of site 1: the mask of a piece is where it is bright, its first pixel a name."""
+    x = torch.randn(7 * PIECES, 1, 8, 8, generator=rng.stream("retinas"))
+    y = (x[:, 0] > 0).float()
+    x[:, 0, 0, 0] = torch.arange(len(x)) / 1000
+    site = torch.tensor([0] * 3 + [1] * 4).repeat_interleave(PIECES)
+    monkeypatch.setattr(scans, "vessels", lambda: (scans.Scans(x, y, x[:0], y[:0]), site))
+    return x
+
+
+def names(images):
+    return [(1000 * 3 * row[:, 0, 0, 0]).round().int().tolist() for row in images]
+
+
+def test_no_image_is_learnt_from_and_tested_on_and_seeds_hold_others(few):
+    learn, test = retinas.pairs(SEEDS, 1)
+    for k, every in ((0, range(48)), (1, range(48, 112))):
+        for s in range(2):
+            here, there = names(learn[k].images)[s], names(test[k].images)[s]
+            assert sorted(here + there) == list(every)
+            assert {n // PIECES for n in here}.isdisjoint(n // PIECES for n in there)
+            assert len(there) == PIECES
+    assert names(learn[1].images)[0] != names(learn[1].images)[1]
+
+
+def test_masks_belong_to_their_images_which_lie_in_the_range_of_a_generator(few):
+    learn, _ = retinas.pairs(SEEDS, 1)
+    inner = (slice(None), slice(None), slice(None), slice(1, None))
+    assert torch.equal(learn[0].conditions[inner], (learn[0].images[inner] > 0).float())
+    assert learn[0].images.abs().max() <= 1
+    assert learn[0].images.shape == learn[0].conditions.shape == (2, 2 * PIECES, 1, 8, 8)
+
+
+def test_the_loss_is_that_of_each_run():
+    z = torch.randn(2, 3, 1, 8, 8, generator=rng.stream("z"), dtype=torch.float64)
+    y = (torch.rand(2, 3, 1, 8, 8, generator=rng.stream("y")) > 0.5).double()
+    for row in range(2):
+        expected = F.binary_cross_entropy_with_logits(z[row], y[row]) + losses.miss(z[row].sigmoid(), y[row]).mean()
+        torch.testing.assert_close(retinas.ink(z, y)[row], expected)
+
+
+def test_a_segmenter_learns_what_its_pairs_say(few):
+    """Runs of a seed stand side by side: one learns from true masks, one from masks turned round."""
+    learn, test = retinas.pairs(SEEDS, 1)
+    images = learn[0].images.repeat_interleave(2, 0)
+    masks = torch.stack([learn[0].conditions, 1 - learn[0].conditions], 1).flatten(0, 1)
+    first, second = retinas.dice(partial(UNet, 1, 1, 4, 1), images, masks, test, SEEDS, 60)
+    for scores in (first, second):
+        assert (scores[::2] > 0.7).all()
+        assert (scores[1::2] < 0.4).all()
+
+
+@pytest.mark.parametrize("held", [0, 3, 1.5])
+def test_some_images_are_held_and_some_are_left(few, held):
+    with pytest.raises(ValueError, match="held must"):
+        retinas.pairs(SEEDS, held)

@@ -217,6 +217,14 @@ class TestShifts(Planted):
 
     faults = (
         Fault(
+            "quarter-with-the-clock",
+            "data/shifts.py",
+            "torch.rot90(x, 1, (-2, -1))",
+            "torch.rot90(x, -1, (-2, -1))",
+            "a quarter turn goes the other way",
+            tests=("test_twostream.py::test_changes_are_what_they_say",),
+        ),
+        Fault(
             "target-not-changed",
             "data/shifts.py",
             "images[1:] = changed.split(sizes[1:])",

@@ -238,11 +238,15 @@ def mmd(x: Tensor, y: Tensor, bandwidths: float | Sequence[float]) -> Tensor:
     widths = _bandwidths(bandwidths)
     _check_samples(x, y)
 
-    def mean(u: Tensor, v: Tensor) -> Tensor:
-        squares = u.square().sum(-1)[..., :, None] + v.square().sum(-1)[..., None, :] - 2 * u @ v.mT
-        return torch.stack([torch.exp(-squares.clamp(min=0) / b).mean((-2, -1)) for b in widths]).sum(0)
+    def squares(u: Tensor, v: Tensor) -> Tensor:
+        apart = u.square().sum(-1)[..., :, None] + v.square().sum(-1)[..., None, :] - 2 * u @ v.mT
+        return apart.clamp(min=0).flatten(-2)
 
-    return mean(x, x) - 2 * mean(x, y) + mean(y, y)
+    blocks = [squares(x, x), squares(x, y), squares(y, y)]
+    apart = torch.cat(blocks, -1)  # for one pass of each kernel
+    kernels = torch.stack([torch.exp(apart / -b) for b in widths]).sum(0)
+    own, cross, other = (k.mean(-1) for k in kernels.split([block.shape[-1] for block in blocks], -1))
+    return own - 2 * cross + other
 
 
 def _bandwidths(given: float | Sequence[float]) -> list[float]:

@@ -80,16 +80,18 @@ class TwoStream:
             own = {n: w.detach() for n, w in own.items()}
             state = dict(state) | {f"source.{n}": w for n, w in own.items()}
         other = streams.target(state, plan, untied)
-        total = batch.x.new_zeros(())
+        total, compared = batch.x.new_zeros(()), bool(self.discrepancy or self.reversal)
+        f = features(network, own, batch.x) if compared else None
         if not self.frozen:
-            total = total + losses.cross_entropy(_answer(network, own, batch.x), batch.y)
+            z = _answer(network, own, batch.x) if f is None else F.linear(f, own["head.weight"], own["head.bias"])
+            total = total + losses.cross_entropy(z, batch.y)
         if batch.x_few is not None and batch.y_few is not None:
             total = total + losses.cross_entropy(_answer(network, other, batch.x_few), batch.y_few)
         if self.related:
             apart = streams.regulariser(streams.gaps(state, plan), self.form)
             total = total + self.related * torch.where(untied, apart, 0.0).sum()
-        if self.discrepancy or self.reversal:
-            f, g = features(network, own, batch.x), features(network, other, batch.x_target)
+        if f is not None:
+            g = features(network, other, batch.x_target)
             total = total + self.discrepancy * self.distance(f, g) if self.discrepancy else total
             total = total + self.confusion(f, g, state) if self.reversal else total
         return total

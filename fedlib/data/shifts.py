@@ -51,6 +51,11 @@ def turned(x: Tensor, draws: torch.Generator, degrees: float = 30.0) -> Tensor:
     return F.grid_sample(x, grid, align_corners=False)
 
 
+def quarter(x: Tensor, draws: torch.Generator) -> Tensor:
+    """The image turned by 90 degrees, against the clock: every pixel is one of the image's."""
+    return torch.rot90(x, 1, (-2, -1))
+
+
 def blurred(x: Tensor, draws: torch.Generator) -> Tensor:
     """Means of 3 x 3 pixels weighed 1, 2, 1 either way, and noise of standard deviation 0.1."""
     one = x.new_tensor([1.0, 2.0, 1.0]) / 4
@@ -70,7 +75,7 @@ def unchanged(x: Tensor, draws: torch.Generator) -> Tensor:
 
 
 CHANGES: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    f.__name__: f for f in (faint, inverted, turned, blurred, shuffled, unchanged)
+    f.__name__: f for f in (faint, inverted, turned, quarter, blurred, shuffled, unchanged)
 }
 LABELS = "relabelled"  # the images stay, and class c is called c + 1: what differs is what they mean
 

@@ -23,16 +23,16 @@ class TestDiscrepancy(Planted):
         Fault(
             "mmd-without-the-two",
             "losses.py",
-            "return mean(x, x) - 2 * mean(x, y) + mean(y, y)",
-            "return mean(x, x) - mean(x, y) + mean(y, y)",
+            "return own - 2 * cross + other",
+            "return own - cross + other",
             "equal samples are some distance apart",
             tests=("test_mmd.py::test_equal_samples_are_no_distance_apart_exactly",),
         ),
         Fault(
             "mmd-bandwidth-squared",
             "losses.py",
-            "torch.exp(-squares.clamp(min=0) / b)",
-            "torch.exp(-squares.clamp(min=0) / (2 * b**2))",
+            "torch.exp(apart / -b)",
+            "torch.exp(apart / (-2 * b**2))",
             "the bandwidth is taken for a standard deviation",
             tests=(
                 "test_mmd.py::test_mmd_is_its_definition_pair_by_pair",
@@ -161,9 +161,17 @@ class TestTwoStream(Planted):
         Fault(
             "two-stream-one-stream-for-both-features",
             "twostream.py",
-            "features(network, own, batch.x), features(network, other, batch.x_target)",
-            "features(network, own, batch.x), features(network, own, batch.x_target)",
+            "g = features(network, other, batch.x_target)",
+            "g = features(network, own, batch.x_target)",
             "the target's features are the source stream's",
+            tests=("test_twostream.py::test_an_untied_head_without_target_labels_learns_by_the_relation_alone",),
+        ),
+        Fault(
+            "two-stream-head-of-the-target-for-the-source",
+            "twostream.py",
+            'F.linear(f, own["head.weight"], own["head.bias"])',
+            'F.linear(f, other["head.weight"], other["head.bias"])',
+            "the target's head answers for the source where features are compared",
             tests=("test_twostream.py::test_an_untied_head_without_target_labels_learns_by_the_relation_alone",),
         ),
         Fault(
@@ -208,6 +216,14 @@ class TestShifts(Planted):
     """What the target is, and that no image serves two purposes."""
 
     faults = (
+        Fault(
+            "quarter-with-the-clock",
+            "data/shifts.py",
+            "torch.rot90(x, 1, (-2, -1))",
+            "torch.rot90(x, -1, (-2, -1))",
+            "a quarter turn goes the other way",
+            tests=("test_twostream.py::test_changes_are_what_they_say",),
+        ),
         Fault(
             "target-not-changed",
             "data/shifts.py",

@@ -438,6 +438,8 @@ def test_changes_are_what_they_say():
     draws, x = rng.stream(0), torch.rand(3, 1, 8, 8, generator=rng.stream(1), dtype=FLOAT)
     assert torch.equal(shifts.inverted(x, draws), 1 - x)
     torch.testing.assert_close(shifts.turned(x, draws, 90.0), x.rot90(1, (2, 3)), rtol=1e-6, atol=1e-6)
+    assert torch.equal(shifts.quarter(x, draws)[..., 0, :], x[..., :, -1]), "the right column is on top"
+    torch.testing.assert_close(shifts.quarter(x, draws), shifts.turned(x, draws, 90.0), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(shifts.turned(x, draws, 0.0), x, rtol=1e-6, atol=1e-6)
     mixed = shifts.shuffled(x, draws)
     assert torch.equal(mixed.flatten(1).sort().values, x.flatten(1).sort().values)

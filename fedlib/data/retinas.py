@@ -26,15 +26,20 @@ class Retinas(NamedTuple):
 
 
 def pieces(part: str, root: str | os.PathLike[str] | None = None) -> Retinas:
-    """Of ``part`` "train" or "test": sixteenths of images, without those that lie outside the eye.
+    """Of ``part`` "train", "held" or "test": sixteenths of images, without those that lie outside the eye. Held out, to
+    tune by, is every fifth training image.
 
     Raises ValueError for another part, DataUnavailable when ``fundus_vessels.npz`` is not there, DataCorrupt when it is
     another.
     """
     own = scans._pack("fundus_vessels", root)
-    names = [f"{what}_{require.one_of('part', part, ('train', 'test'))}" for what in ("x", "mask", "domain")]
-    light, masks = (_cut(own[name]) for name in names[:2])
-    sites = torch.from_numpy(own[names[2]].astype(np.int64)).repeat_interleave(len(light) // len(own[names[2]]))
+    require.one_of("part", part, ("train", "held", "test"))
+    x, mask, domain = (own[f"{what}_{'test' if part == 'test' else 'train'}"] for what in ("x", "mask", "domain"))
+    if part != "test":
+        chosen = (np.arange(len(x)) % 5 == 4) == (part == "held")
+        x, mask, domain = x[chosen], mask[chosen], domain[chosen]
+    light, masks = _cut(x), _cut(mask)
+    sites = torch.from_numpy(domain.astype(np.int64)).repeat_interleave(len(light) // max(1, len(domain)))
     light = light / 255
     inside = light.mean((1, 2)) >= DARK
     return Retinas(light[inside], masks[inside], sites[inside])

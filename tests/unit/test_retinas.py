@@ -13,10 +13,10 @@ from fedlib.data.sites import Site
 def folder(monkeypatch, tmp_path):
     draws = np.random.default_rng(0)
     arrays = {}
-    for part, count in (("train", 2), ("test", 1)):
+    for part, count in (("train", 6), ("test", 1)):
         arrays[f"x_{part}"] = draws.integers(30, 256, (count, 128, 128)).astype(np.uint8)
         arrays[f"mask_{part}"] = draws.integers(0, 2, (count, 128, 128)).astype(np.uint8)
-        arrays[f"domain_{part}"] = np.array([1, 0][:count], np.uint8)
+        arrays[f"domain_{part}"] = np.array([1, 0, 0, 0, 1, 0][:count], np.uint8)
     arrays["x_train"][1, :32, :32] = 0  # outside the eye
     np.savez(tmp_path / "fundus_vessels.npz", **arrays)
     monkeypatch.setitem(scans.PACKS, "fundus_vessels", packs.content_sha256(arrays))
@@ -26,12 +26,15 @@ def folder(monkeypatch, tmp_path):
 def test_pieces_are_squares_of_the_images_with_their_masks_and_sites(folder):
     root, arrays = folder
     own = retinas.pieces("train", root)
-    assert own.light.shape == own.masks.shape == (31, 32, 32), "the dark one is left out"
-    assert own.sites.tolist() == [1] * 16 + [0] * 15
+    assert own.light.shape == own.masks.shape == (79, 32, 32), "the dark one is left out"
+    assert own.sites.tolist() == [1] * 16 + [0] * 63
     for made, raw in ((own.light * 255, "x_train"), (own.masks, "mask_train")):
         square = arrays[raw][0, 32:64, 96:128].astype(np.float32)
         torch.testing.assert_close(made[4 + 3], torch.from_numpy(square))
     assert len(retinas.pieces("test", root).light) == 16
+    held = retinas.pieces("held", root)
+    assert held.sites.tolist() == [1] * 16
+    torch.testing.assert_close(held.light[0] * 255, torch.from_numpy(arrays["x_train"][4, :32, :32].astype(np.float32)))
 
 
 def test_a_site_sees_pieces_of_its_place_in_its_style(folder):
@@ -44,12 +47,12 @@ def test_a_site_sees_pieces_of_its_place_in_its_style(folder):
         (row,) = torch.nonzero((own.light - one).abs().amax((1, 2)) < 1e-5)[:, 0].tolist()
         assert own.sites[row] == 1
         assert torch.equal(own.masks[row], mask)
-    assert len(retinas.seen(own, 0, still, None, rng.stream(0)).images) == 15
+    assert len(retinas.seen(own, 0, still, None, rng.stream(0)).images) == 63
 
 
 def test_what_is_not_there_is_refused(folder):
     own = retinas.pieces("train", folder[0])
-    with pytest.raises(ValueError, match="count must be at most 15"):
-        retinas.seen(own, 0, Site(), 16, rng.stream(0))
+    with pytest.raises(ValueError, match="count must be at most 63"):
+        retinas.seen(own, 0, Site(), 64, rng.stream(0))
     with pytest.raises(ValueError, match="part"):
         retinas.pieces("all", folder[0])

@@ -225,6 +225,16 @@ class TestShifts(Planted):
             tests=("test_twostream.py::test_changes_are_what_they_say",),
         ),
         Fault(
+            "few-labels-of-those-that-judge",
+            "data/shifts.py",
+            "[one.x, *two.x.split(sizes[1:3]), judge.x]",
+            "[one.x, two.x[: sizes[1]], judge.x[: sizes[2]], judge.x]",
+            "the few labelled images judge, too",
+            tests=(
+                "test_twostream.py::test_few_labels_of_a_pair_are_of_training_samples_and_those_that_judge_are_not",
+            ),
+        ),
+        Fault(
             "target-not-changed",
             "data/shifts.py",
             "images[1:] = changed.split(sizes[1:])",

@@ -476,3 +476,17 @@ def test_two_domains_by_name_are_apart_and_judged_by_test_images():
 def test_domains_that_cannot_be_are_refused(change, numbers, message):
     with pytest.raises(ValueError, match=message):
         shifts.digits(change, 0, **numbers)
+
+
+def test_few_labels_of_a_pair_are_of_training_samples_and_those_that_judge_are_not(monkeypatch):
+    def numbered(names, train, test, **_):
+        first = {"one": 0, "two": 1000}[names[0]]
+        parts = (torch.arange(first, first + train), torch.arange(first + 500, first + 500 + test))
+        return [shifts.domains.Digits(names, n.view(-1, 1, 1, 1).double(), n, []) for n in parts]
+
+    monkeypatch.setattr(shifts.domains, "digits", numbered)
+    made = shifts.pair("one", "two", 0, source=4, target=3, few=2, test=2, dtype=torch.float64)
+    assert made.x.flatten().tolist() == made.y.tolist() == [0, 1, 2, 3]
+    assert made.x_target.flatten().tolist() == [1000, 1001, 1002]
+    assert made.x_few.flatten().tolist() == made.y_few.tolist() == [1003, 1004]
+    assert made.x_test.flatten().tolist() == made.y_test.tolist() == [1500, 1501]

@@ -166,3 +166,18 @@ class TestSynthetic(Planted):
             tests=("test_synthetic.py::test_each_is_trained_as_alone_in_plain_pytorch",),
         ),
     )
+
+
+class TestRetinas(Planted):
+    """Segmenters that learned from made pairs, by seed."""
+
+    faults = (
+        Fault(
+            "judged-on-other-seeds-images",
+            "retinas.py",
+            "t.repeat_interleave(len(images) // len(seeds), 0)",
+            "t.repeat(len(images) // len(seeds), *[1] * (t.ndim - 1))",
+            "the second run of a seed is judged on the images of another",
+            tests=("test_retina_pairs.py::test_each_run_is_judged_on_the_images_of_its_own_seed",),
+        ),
+    )

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedlib import losses, retinas, rng
+from fedlib import losses, retinas, rng, synthetic
 from fedlib.data import scans
 from fedlib.models.unet import UNet
+from fedlib.tdgan import Centre
 
 SEEDS, PIECES = (3, 5), retinas.PIECES
 
@@ -70,3 +71,14 @@ def test_a_segmenter_learns_what_its_pairs_say(few):
 def test_some_images_are_held_and_some_are_left(few, held):
     with pytest.raises(ValueError, match="held must"):
         retinas.pairs(SEEDS, held)
+
+
+def test_each_run_is_judged_on_the_images_of_its_own_seed(monkeypatch):
+    """Two seeds of two runs each; what a run has learned fits its own seed's images only."""
+    knows = torch.tensor([1.0, 1.0, -1.0, -1.0]).view(4, 1, 1, 1, 1)
+    monkeypatch.setattr(synthetic, "fitted", lambda *_, **__: lambda x: x * knows)
+    light = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1, 1).expand(2, 3, 1, 4, 4)
+    test = Centre(torch.ones(2, 3, 1, 4, 4), light)
+    learned = torch.zeros(4, 5, 1, 4, 4)
+    (score,) = retinas.dice(lambda: None, learned, learned, [test], SEEDS, 1)
+    assert score.tolist() == [1.0] * 4

@@ -58,6 +58,22 @@ class TestFedDG(Planted):
             tests=("test_feddg.py::test_with_all_of_the_ratio_the_window_is_the_other_sites",),
         ),
         Fault(
+            "feddg-one-ratio-for-all",
+            "feddg.py",
+            "torch.rand(len(rows), 1, generator",
+            "torch.rand(1, 1, generator",
+            "all images of a site are mixed alike",
+            tests=("test_feddg.py::test_each_image_has_a_style_and_a_ratio_of_its_own",),
+        ),
+        Fault(
+            "feddg-one-style-for-all",
+            "feddg.py",
+            "torch.randint(len(others), (len(rows),), generator",
+            "torch.randint(len(others), (1,), generator",
+            "all images of a site have the style of one image",
+            tests=("test_feddg.py::test_each_image_has_a_style_and_a_ratio_of_its_own",),
+        ),
+        Fault(
             "feddg-same-styles-every-round",
             "feddg.py",
             '"styles", fed.round, k)',

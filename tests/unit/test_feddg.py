@@ -273,6 +273,21 @@ def test_ratios_lie_in_their_range_and_every_round_draws_anew():
     assert not torch.equal(one, fed.algorithm.restyled(fed))
 
 
+def test_each_image_has_a_style_and_a_ratio_of_its_own():
+    x, y, split = samples((8, 8))
+    fed = federation(FedDG(window=0, ratio=(1.0, 1.0), bank=1.0), data=(x, y, split))
+    for rows in split:
+        means = fed.algorithm.restyled(fed)[rows].mean((1, 2, 3))
+        assert len({round(float(m), 9) for m in means}) > 2, "all have the style of one image"
+    fed = federation(FedDG(window=0, ratio=(0.0, 1.0), bank=0.1), data=(x, y, split))
+    t = fed.algorithm.restyled(fed)
+    for k, rows in enumerate(split):
+        other = float(fed.memory["bank"][f"{1 - k}"][0, 0, 0, 0]) / 64
+        before, after = (part[rows].mean((1, 2, 3)) for part in (x, t))
+        shares = (after - before) / (other - before)
+        assert len({round(float(share), 6) for share in shares}) == len(rows), "all are mixed by one ratio"
+
+
 def test_images_carry_their_masks_contours_and_rings():
     x, y, _ = samples()
     fed = federation(FedDG(window=2))

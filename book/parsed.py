@@ -1,7 +1,7 @@
 """The parts of fedlib's modules, kept between processes: to take two hundred modules apart costs each some seconds.
 
-What is kept counts for the very same text only, taken apart by the very same code. A file that is damaged, or that
-cannot be written, costs these seconds and nothing else.
+What is kept counts for the very same text only, taken apart by the very same code, and only as it was written: a file
+that is damaged, or that cannot be written, costs these seconds and nothing else.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ NAME = "parsed.json"
 
 @functools.cache
 def _code() -> str:
-    """What takes modules apart: this Python's syntax trees, and the two modules that read them."""
-    readers = (Path(definitions.__file__), Path(__file__).with_name("freshness.py"))
+    """What takes modules apart and keeps them: this Python's syntax trees, and the modules that read them."""
+    readers = (Path(definitions.__file__), Path(__file__).with_name("freshness.py"), Path(__file__))
     return f"{sys.version_info[:2]} {[files.sha256(path) for path in readers]}"
 
 
@@ -44,6 +44,10 @@ def _module(kept: dict[str, Any]) -> definitions.Module:
     return definitions.Module(parts(kept["always"]), defaultdict(list, named))
 
 
+def _sum(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 class Shelf:
     """What is kept in ``folder``, and what came to it since."""
 
@@ -59,11 +63,11 @@ class Shelf:
         """The module of this text as ``make`` takes it apart, which ``about`` says what else it depends on."""
         key = hashlib.sha256(f"{_code()} {about!r} ".encode() + source).hexdigest()
         kept = self.kept.get(name)
-        if isinstance(kept, dict) and kept.get("key") == key:
-            with suppress(KeyError, TypeError, ValueError, AttributeError):
-                return _module(kept)
+        if isinstance(kept, dict) and kept.get("key") == key and kept.get("sum") == _sum(kept.get("parts")):
+            return _module(kept["parts"])
         made = make()
-        self.kept[name], self.grown = {"key": key, **_plain(made)}, True
+        plain = _plain(made)
+        self.kept[name], self.grown = {"key": key, "sum": _sum(plain), "parts": plain}, True
         return made
 
     def keep(self) -> None:

@@ -407,7 +407,11 @@ def test_what_is_kept_counts_for_the_same_text_only(demo, monkeypatch):
     assert there == set(second), "another way of reading takes all apart anew"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"fedlib.toy": 1}', '{"fedlib.toy": {"key": ["KEY"]}}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"fedlib.toy": 1}', '{"fedlib.toy": {"key": ["KEY"]}}', "\x00"]
+    + ['{"fedlib.toy": {"key": ["KEY"], "sum": "1", "parts": {"always": [], "definitions": {}}}}'],
+)
 def test_a_damaged_file_of_kept_parts_costs_time_only(demo, text):
     first = taken()
     path = chapters.build_folder() / parsed.NAME

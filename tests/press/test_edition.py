@@ -47,7 +47,7 @@ def shown(cell: nbformat.NotebookNode) -> str:
     return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.get("outputs", []))
 
 
-RUN = press.slugs()[::5]  # the golden notebooks run every chapter's cells at smoke; its edition is run for every fifth
+RUN = press.slugs()[::10]  # the golden notebooks run every chapter's cells at smoke; its edition is run for every tenth
 
 
 @cache
@@ -63,7 +63,7 @@ class Edition:
 
     def test_it_runs_at_smoke_without_the_press_and_stands_beside_the_book(self, tmp_path):
         if self.slug not in RUN:
-            pytest.skip("the editions of every fifth chapter are run")
+            pytest.skip("the editions of every tenth chapter are run")
         notebook = deepcopy(made(self.slug))
         (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         assert parameters.source.count('"quick"') == 1

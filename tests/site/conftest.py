@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import looks
 import pytest
 
 from book import chapters
@@ -26,46 +27,9 @@ ELSEWHERE = {"404.html"}
 # Chapters have one template and one style sheet: what these decide is looked at on every fifth.
 _CHAPTERS = [f"papers/{slug}/chapter.html" for slug in chapters.slugs()]
 ONE_OF_MANY = set(_CHAPTERS) - set(_CHAPTERS[::5])
+WIDTHS = (390, 820, 1440)  # a phone, a tablet, a desktop
 # Pages of source differ in their text only: two stand for all in a browser, test_library.py reads every one.
 SOURCES, SAMPLES = {"fedlib", "tests"}, {"fedlib/federation.html", "tests/unit/test_feddf.html"}
-
-LOOK = """() => {
-  const article = document.querySelector('article') || document.body;
-  const text = article.cloneNode(true);
-  text.querySelectorAll('pre, code, script, style, mjx-container').forEach(e => e.remove());
-  const math = [...document.querySelectorAll('span.math, div.math')];
-  return {
-    equations: math.length,
-    unrendered: math.filter(e => !e.querySelector('mjx-container')).map(e => e.textContent.trim().slice(0, 80)),
-    broken: [...document.querySelectorAll('mjx-merror, [data-mjx-error], g[data-mml-node="merror"]')]
-      .map(e => e.getAttribute('data-mjx-error') || e.textContent.slice(0, 80)),
-    raw: (text.textContent.match(/\\$\\$|\\\\\\(|\\\\\\[|\\\\begin\\{/g) || []),
-    images: [...document.images].map(e => ({
-      source: e.getAttribute('src'), width: e.naturalWidth, alt: e.getAttribute('alt'), article: article.contains(e),
-    })),
-  };
-}"""
-
-# Images may wait to be loaded until they come into view.
-LOAD_IMAGES = """() => Promise.all([...document.images].map(image => {
-  image.loading = 'eager';
-  return image.decode().catch(() => 0);
-}))"""
-
-# What sticks out of the article on a phone, unless it stands in something that scrolls by itself.
-STICKS_OUT = """() => {
-  const width = document.documentElement.clientWidth;
-  const inside = e => {
-    for (let a = e.parentElement; a; a = a.parentElement) if (getComputedStyle(a).overflowX !== 'visible') return true;
-    return false;
-  };
-  return {
-    page: document.documentElement.scrollWidth - width,
-    parts: [...document.querySelectorAll('article *')]
-      .filter(e => e.getBoundingClientRect().right > width + 1 && e.getBoundingClientRect().width > 0 && !inside(e))
-      .map(e => e.outerHTML.slice(0, 120)),
-  };
-}"""
 
 
 def html_pages() -> list[str]:
@@ -131,29 +95,45 @@ class Visit:
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes of all that it loaded, uncompressed, by address
+    images: list[dict[str, Any]] = field(default_factory=list)  # as they wait, before any is asked for
     seen: dict[str, Any] = field(default_factory=dict)
     phone: dict[str, Any] = field(default_factory=dict)
+    layout: dict[int, list[str]] = field(default_factory=dict)  # what is wrong at each width
+    code: dict[int, dict[str, Any]] = field(default_factory=dict)  # listings at each width, with every fold open
+    boxes: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="session")
 def visit(address: str, browser: Any) -> Callable[[str], Visit]:
-    """Load a page and look at it, once per session: at desktop width, then narrowed to a phone's."""
+    """Load a page and look at it, once per session: on a desktop, then at each of ``WIDTHS``."""
 
     @functools.cache
     def look(page: str) -> Visit:
-        found = Visit()
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        found, loaded = Visit(), []
+        tab = browser.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
         tab.on("console", lambda m: found.errors.append(m.text) if m.type == "error" else None)
         tab.on("pageerror", lambda e: found.errors.append(str(e)))
         tab.on("request", lambda r: found.requests.append(r.url))
         tab.on("requestfailed", lambda r: found.failed.append(r.url))
+        tab.on("requestfinished", lambda r: loaded.append(r))
         tab.on("response", lambda r: found.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         tab.goto(address + page, wait_until="load")
+        found.images = tab.evaluate(looks.IMAGES)
+        tab.evaluate(looks.LOAD_IMAGES)
         tab.wait_for_load_state("networkidle")
-        tab.evaluate(LOAD_IMAGES)
-        found.seen = tab.evaluate(LOOK)
-        tab.set_viewport_size({"width": 390, "height": 844})
-        found.phone = tab.evaluate(STICKS_OUT)
+        for request in loaded:
+            if request.url.startswith("http"):
+                found.sizes[request.url.removeprefix(address)] = request.sizes()["responseBodySize"]
+        found.seen = tab.evaluate(looks.LOOK)
+        for width in WIDTHS:
+            tab.set_viewport_size({"width": width, "height": 900})
+            found.layout[width] = tab.evaluate(looks.LAYOUT)
+            found.phone = found.phone or tab.evaluate(looks.STICKS_OUT)
+        for width in reversed(WIDTHS):
+            tab.set_viewport_size({"width": width, "height": 900})
+            found.code[width] = tab.evaluate(looks.CUT)
+        found.boxes = tab.evaluate(looks.BOXES)
         tab.close()
         return found
 

@@ -8,9 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
+import looks
 import pytest
+from conftest import ONE_OF_MANY, WIDTHS
 
 pytestmark = pytest.mark.site
+
+LIMIT = 1_500_000  # bytes, uncompressed: a page and all that it loads, images below the fold included
 
 
 def test_page_loads_without_an_error(site, visit, page):
@@ -46,6 +50,46 @@ def test_nothing_overflows_on_a_phone(site, visit, page):
     phone = visit(page).phone
     assert phone["page"] <= 0, f"{page} is {phone['page']} px wider than a phone: {phone['parts'][:5]}"
     assert not phone["parts"], f"{page}: cut off at 390 px: {phone['parts'][:5]}"
+
+
+def test_page_fits_every_width(site, visit, page):
+    for width, wrong in visit(page).layout.items():
+        assert not wrong, f"{page} at {width} px: {wrong[:5]}"
+
+
+def test_page_fits_every_width_in_dark(site, browser, address, page):
+    if page in ONE_OF_MANY:
+        pytest.skip("every fifth chapter is looked at in dark")
+    tab = browser.new_page(viewport={"width": WIDTHS[0], "height": 900}, color_scheme="dark", reduced_motion="reduce")
+    tab.goto(address + page, wait_until="load")
+    for width in WIDTHS:
+        tab.set_viewport_size({"width": width, "height": 900})
+        wrong = tab.evaluate(looks.LAYOUT)
+        assert not wrong, f"{page} at {width} px: {wrong[:5]}"
+    tab.close()
+
+
+def test_no_code_is_cut_off_and_no_letter_is_one_of_an_icon_font(site, visit, page):
+    for width, found in visit(page).code.items():
+        assert not found["cut"], f"{page} at {width} px: {found['cut'][:4]}"
+    boxes = visit(page).boxes
+    assert not boxes, f"{page} shows empty boxes: {boxes[:4]}"
+    if page == "papers/moon/chapter.html":
+        narrow = visit(page).code[1440]["narrow"]
+        assert narrow > 98, f"only {narrow:.0f} columns of code fit on a desktop"
+
+
+def test_page_with_all_it_loads_is_below_the_limit_and_images_wait_below_the_fold(site, visit, page):
+    sizes = visit(page).sizes
+    fonts = [name for name in sizes if name.split("?")[0].endswith((".woff", ".woff2", ".ttf"))]
+    worst = sorted(sizes.items(), key=lambda item: -item[1])[:5]
+    assert sum(sizes.values()) > 10_000, "the test counted nothing"
+    assert sum(sizes.values()) <= LIMIT, f"{page} weighs {sum(sizes.values()):,} bytes: {worst}"
+    assert not fonts, f"{page} loads fonts: {fonts}"
+    for image in visit(page).images:
+        vector = image["source"].startswith("data:image/svg")
+        assert vector or (image["width"] and image["height"]), f"{page}: no size on {image['source']}"
+        assert image["lazy"] or not image["below"] or vector, f"{page}: {image['source']} is loaded at once"
 
 
 def test_mathematics_is_used_at_all(site, visit):

@@ -1,4 +1,4 @@
-"""What a page weighs, what it looks like at three widths, and how formulas and styles are made lighter."""
+"""How formulas, styles and figures are made lighter, and pages complete in one file."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ONE_OF_MANY
 
 from book.site import accessible, lighter, mathematics
-
-LIMIT = 1_500_000  # bytes, uncompressed: the page and all that it loads, images below the fold included
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,82 +16,9 @@ def _engine():
     mathematics.close()
 
 
-IMAGES = """() => [...document.querySelectorAll('article img')].map(e => ({
-  source: e.getAttribute('src').slice(0, 90), width: e.getAttribute('width'), height: e.getAttribute('height'),
-  lazy: e.loading === 'lazy', below: e.getBoundingClientRect().top > 2 * innerHeight}))"""
-
-
-@pytest.mark.site
-def test_page_with_all_it_loads_is_below_the_limit_and_images_wait_below_the_fold(site, browser, address, page):
-    tab = browser.new_page(viewport={"width": 1280, "height": 900})
-    sizes: dict[str, int] = {}
-    asked: list = []
-    tab.on("requestfinished", lambda request: asked.append(request))
-    tab.goto(address + page, wait_until="load")
-    images = tab.evaluate(IMAGES)
-    tab.evaluate("() => { for (const image of document.images) image.loading = 'eager' }")
-    tab.wait_for_load_state("networkidle")
-    for request in asked:
-        if request.url.startswith("http"):
-            sizes[request.url.removeprefix(address)] = request.sizes()["responseBodySize"]
-    fonts = [name for name in sizes if name.split("?")[0].endswith((".woff", ".woff2", ".ttf"))]
-    tab.close()
-    worst = sorted(sizes.items(), key=lambda item: -item[1])[:5]
-    assert sum(sizes.values()) > 10_000, "the test counted nothing"
-    assert sum(sizes.values()) <= LIMIT, f"{page} weighs {sum(sizes.values()):,} bytes: {worst}"
-    assert not fonts, f"{page} loads fonts: {fonts}"
-    for image in images:
-        vector = image["source"].startswith("data:image/svg")
-        assert vector or (image["width"] and image["height"]), f"{page}: no size on {image['source']}"
-        assert image["lazy"] or not image["below"] or vector, f"{page}: {image['source']} is loaded at once"
-
-
-WIDTHS = (390, 820, 1440)
-# The page is no wider than the window; parts that stand beside each other do not cover each other; an equation or a
-# listing that is too long scrolls inside itself.
-LAYOUT = """() => {
-  const width = document.documentElement.clientWidth, found = [];
-  const wide = document.documentElement.scrollWidth;
-  if (wide > width) found.push(`the page is ${wide} px wide`);
-  const article = document.querySelector('article.bd-article');
-  if (!article) return found;
-  const parts = [...article.querySelectorAll(':scope > section > *, :scope > section > section > *')]
-    .filter(e => e.checkVisibility() && e.tagName !== 'SPAN')
-    .filter(e => getComputedStyle(e).float === 'none' && getComputedStyle(e).position === 'static');
-  for (let i = 1; i < parts.length; i++) {
-    const a = parts[i - 1], b = parts[i];
-    if (a.parentElement !== b.parentElement) continue;
-    const above = a.getBoundingClientRect(), over = above.bottom - b.getBoundingClientRect().top;
-    if (over > 1 && above.height) found.push(`${over} px of overlap at ${b.outerHTML.slice(0, 80)}`);
-  }
-  for (const e of article.querySelectorAll('div.math > mjx-container, div.highlight pre')) {
-    const box = e.getBoundingClientRect(), way = getComputedStyle(e).overflowX;
-    if (!box.width) continue;
-    if (box.right > width + 1) found.push(`sticks out: ${e.outerHTML.slice(0, 80)}`);
-    const cut = e.scrollWidth > e.clientWidth + 1 && !['auto', 'scroll'].includes(way);
-    if (cut) found.push(`cut: ${e.outerHTML.slice(0, 80)}`);
-  }
-  return found;
-}"""
-
-
-@pytest.mark.site
-@pytest.mark.parametrize("mode", ["light", "dark"])
-def test_page_fits_every_width(site, browser, address, page, mode):
-    if mode == "dark" and page in ONE_OF_MANY:
-        pytest.skip("every fifth chapter is looked at in dark")
-    tab = browser.new_page(viewport={"width": WIDTHS[0], "height": 900}, color_scheme=mode, reduced_motion="reduce")
-    tab.goto(address + page, wait_until="load")
-    for width in WIDTHS:
-        tab.set_viewport_size({"width": width, "height": 900})
-        found = tab.evaluate(LAYOUT)
-        assert not found, f"{page} at {width} px, {mode}: {found[:5]}"
-    tab.close()
-
-
 @pytest.mark.site
 def test_a_long_equation_scrolls_inside_itself_on_a_phone(site, browser, address):
-    """The test above would pass if no equation were too long."""
+    """What test_pages.py asks of every page would hold if no equation were too long."""
     tab = browser.new_page(viewport={"width": 390, "height": 844})
     tab.goto(address + "papers/feddf/chapter.html", wait_until="load")
     long = tab.evaluate("""() => [...document.querySelectorAll('div.math > mjx-container')]

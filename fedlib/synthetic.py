@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fedlib import require, rng
+from fedlib import losses, require, rng
 from fedlib.abreast import Abreast, abreast
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -24,6 +24,23 @@ def conditions(labels: Tensor, classes: int) -> Tensor:
     if labels.is_floating_point() or not labels.numel() or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels: whole numbers from 0 to {classes - 1}, one at least, are needed; got {labels!r}")
     return one_hot(labels.long(), classes).float()
+
+
+def drawn(
+    x: Tensor, y: Tensor, classes: Sequence[int], counts: tuple[int, int], seeds: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of samples x [N, ...] with labels y [N], at random for each of S seeds: so many of each class to learn from
+    [S, C, n, ...], in the order of ``classes``, and so many others of each to test on, [S, m, ...] with labels [S, m].
+
+    Raises ValueError where a class has too few.
+    """
+    learn, test = (require.whole(f"counts[{i}]", count, 1) for i, count in enumerate(counts))
+    if short := [c for c in classes if int((y == c).sum()) < learn + test]:
+        raise ValueError(f"class {short[0]} has {int((y == short[0]).sum())} samples, {learn + test} are needed")
+    orders = [torch.randperm(len(y), generator=rng.stream(s, "images")) for s in seeds]
+    rows = torch.stack([torch.stack([o[y[o] == c][: learn + test] for c in classes]) for o in orders])
+    own, held = rows[:, :, :learn], rows[:, :, learn:].flatten(1)
+    return x[own], x[held], y[held]
 
 
 def fitted(
@@ -65,6 +82,24 @@ def fitted(
         adam.step()
     require.finite("weights of what was trained on samples", *networks.weights)
     return networks.requires_grad_(False)
+
+
+def worth(
+    make: Callable[[], nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    seeds: Sequence[int],
+    steps: int,
+) -> Tensor:
+    """What networks that learn from images [R, n, ...] and labels [R, n] alone tell of real ones: accuracy [R, classes]
+    for each class of x [S, m, ...] with labels y [S, m], a test set for each of S seeds. Runs are ordered by seed.
+    """
+    taught = fitted(make, images, labels, losses.cross_entropy, seeds, steps=steps)
+    x, y = (t.repeat_interleave(len(images) // len(seeds), 0) for t in (x, y))
+    return accuracies(taught, x, y, classes)
 
 
 @torch.no_grad()

@@ -165,6 +165,22 @@ class TestSynthetic(Planted):
             "the loss that is asked for is not used",
             tests=("test_synthetic.py::test_each_is_trained_as_alone_in_plain_pytorch",),
         ),
+        Fault(
+            "tested-on-what-was-learnt",
+            "synthetic.py",
+            "rows[:, :, learn:].flatten(1)",
+            "rows[:, :, :test].flatten(1)",
+            "images that networks learned from are those that they are tested on",
+            tests=("test_synthetic.py::test_no_sample_is_learnt_from_and_tested_on",),
+        ),
+        Fault(
+            "tested-on-other-seeds-images",
+            "synthetic.py",
+            "t.repeat_interleave(len(images) // len(seeds), 0)",
+            "t.repeat(len(images) // len(seeds), *[1] * (t.ndim - 1))",
+            "the second run of a seed is tested on the images of another, from which it may have learned",
+            tests=("test_synthetic.py::test_images_are_worth_what_networks_tell_of_real_ones_of_their_own_seed",),
+        ),
     )
 
 
@@ -179,5 +195,37 @@ class TestRetinas(Planted):
             "t.repeat(len(images) // len(seeds), *[1] * (t.ndim - 1))",
             "the second run of a seed is judged on the images of another",
             tests=("test_retina_pairs.py::test_each_run_is_judged_on_the_images_of_its_own_seed",),
+        ),
+        Fault(
+            "tuned-on-test-images",
+            "retinas.py",
+            "[:, held * tuning :]",
+            "",
+            "rates are chosen by the images that judge",
+            tests=("test_retina_pairs.py::test_no_test_image_tunes_its_own_seed",),
+        ),
+        Fault(
+            "rows-swapped",
+            "retinas.py",
+            "[names[run % len(names)]]",
+            "[names[-1 - run % len(names)]]",
+            "who is reminded gets the score of who is fine-tuned",
+            tests=("test_retina_pairs.py::test_each_row_is_of_its_own_generator_after_both_sites",),
+        ),
+        Fault(
+            "nobody-is-reminded",
+            "retinas.py",
+            "list(remind.values())",
+            "[0.0] * len(remind)",
+            "all rows are fine-tuned",
+            tests=("test_retina_pairs.py::test_each_row_is_of_its_own_generator_after_both_sites",),
+        ),
+        Fault(
+            "one-site-alone",
+            "retinas.py",
+            "    for site in learn:",
+            "    for site in learn[:1]:",
+            "the second site never comes",
+            tests=("test_retina_pairs.py::test_each_row_is_of_its_own_generator_after_both_sites",),
         ),
     )

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from fedlib import losses, retinas, rng, synthetic
 from fedlib.data import scans
+from fedlib.models.conditional import MapMaker, PatchJudge
 from fedlib.models.unet import UNet
-from fedlib.tdgan import Centre
+from fedlib.tdgan import TDGAN, Centre, Recipe
 
 SEEDS, PIECES = (3, 5), retinas.PIECES
 
@@ -38,6 +39,16 @@ def test_no_image_is_learnt_from_and_tested_on_and_seeds_hold_others(few):
             assert {n // PIECES for n in here}.isdisjoint(n // PIECES for n in there)
             assert len(there) == PIECES
     assert names(learn[1].images)[0] != names(learn[1].images)[1]
+
+
+def test_no_test_image_tunes_its_own_seed(few):
+    _, test = retinas.pairs(SEEDS, 1)
+    learn, held = retinas.pairs(SEEDS, 1, tuning=True)
+    for k, count in enumerate((3, 4)):
+        for s in range(2):
+            three = [{n // PIECES for n in names(part[k].images)[s]} for part in (test, learn, held)]
+            assert [len(images) for images in three] == [1, count - 2, 1]
+            assert len(set.union(*three)) == count
 
 
 def test_masks_belong_to_their_images_which_lie_in_the_range_of_a_generator(few):
@@ -82,3 +93,29 @@ def test_each_run_is_judged_on_the_images_of_its_own_seed(monkeypatch):
     learned = torch.zeros(4, 5, 1, 4, 4)
     (score,) = retinas.dice(lambda: None, learned, learned, [test], SEEDS, 1)
     assert score.tolist() == [1.0] * 4
+
+
+def test_each_row_is_of_its_own_generator_after_both_sites(few, monkeypatch):
+    """What is judged of a row, by masks of both sites, is what one run of one seed makes alone."""
+
+    def told(make, images, masks, tests, seeds, steps):
+        assert masks.shape == images.shape
+        return [images.mean((1, 2, 3, 4)), (images * masks).mean((1, 2, 3, 4))]
+
+    monkeypatch.setattr(retinas, "dice", told)
+    recipe, remind = Recipe(steps=3, batch_size=3, noise=1, lr=0.01, paired=10.0), {"not": 0.0, "much": 300.0}
+    exact = {"dtype": torch.float64}
+    ends = retinas.worth(recipe, remind, SEEDS, 1, 1, **exact)
+    for seed, own in zip(SEEDS, ends, strict=True):
+        learn, _ = retinas.pairs([seed], 1)
+        masks, images = (torch.cat(parts, 1) for parts in zip(*learn, strict=True))
+        expected = {"real": images}
+        for name, weight in remind.items():
+            way = TDGAN(partial(MapMaker, 2, 1), partial(PatchJudge, 2), recipe, [seed], [weight], **exact)
+            for site in learn:
+                way.stage(site)
+            expected[name] = way.made(masks)
+        assert own.keys() == expected.keys()
+        for name, made in expected.items():
+            assert own[name] == pytest.approx([float(made.mean()), float((made * masks).mean())], abs=1e-5)
+        assert abs(own["not"][0] - own["much"][0]) > 1e-3

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fedlib import losses, rng
 from fedlib.models import MLP
-from fedlib.synthetic import accuracies, conditions, fitted, frechet, spread
+from fedlib.synthetic import accuracies, conditions, drawn, fitted, frechet, spread, worth
 
 FLOAT, SEEDS = torch.float64, (3, 5)
 MAKE = partial(MLP, 4, (5,), 3)
@@ -33,6 +33,21 @@ def test_labels_are_conditions():
             conditions(wrong, 3)
 
 
+def test_no_sample_is_learnt_from_and_tested_on():
+    x, y = torch.arange(60.0)[:, None], torch.arange(60) % 3
+    own, test, labels = drawn(x, y, (2, 0), (5, 4), SEEDS)
+    assert own.shape == (2, 2, 5, 1)
+    assert labels.tolist() == [[2] * 4 + [0] * 4] * 2
+    assert (own % 3 == torch.tensor([2, 0]).view(1, 2, 1, 1)).all()
+    assert (test[..., 0] % 3 == labels).all()
+    for seed in range(2):
+        assert len({*own[seed].flatten().tolist(), *test[seed].flatten().tolist()}) == 18
+    assert own[0].tolist() != own[1].tolist()
+    assert torch.equal(drawn(x, y, (2, 0), (5, 4), SEEDS[1:])[0], own[1:])
+    with pytest.raises(ValueError, match="class 2 has 20 samples, 21 are needed"):
+        drawn(x, y, (2, 0), (17, 4), SEEDS)
+
+
 def test_each_is_trained_as_alone_in_plain_pytorch():
     own = fitted(MAKE, X, Y, losses.cross_entropy, SEEDS, steps=6, batch_size=7, lr=0.01)
     for r in range(4):
@@ -45,6 +60,15 @@ def test_each_is_trained_as_alone_in_plain_pytorch():
             F.cross_entropy(one(X[r, rows]), Y[r, rows]).backward()
             adam.step()
         torch.testing.assert_close(own(X)[r], one(X[r]), rtol=1e-9, atol=1e-10)
+
+
+def test_images_are_worth_what_networks_tell_of_real_ones_of_their_own_seed():
+    x, y = normal("real", 2, 30, 4), torch.arange(30).expand(2, -1) % 3
+    own, found = fitted(MAKE, X, Y, losses.cross_entropy, SEEDS, steps=6), worth(MAKE, X, Y, x, y, 3, SEEDS, 6)
+    for r in range(4):
+        seed = r // 2
+        expected = accuracies(own, x[seed].expand(4, -1, -1), y[seed].expand(4, -1), 3)[r]
+        assert torch.equal(found[r], expected)
 
 
 def test_it_learns_targets_of_any_kind():

@@ -118,8 +118,8 @@ def train(model: Disentangler, frames: Tensor, how: How, seed: int) -> list[floa
 
 
 def train_together(models: Sequence[Disentangler], frames: Tensor, how: How, seeds: Sequence[int]) -> None:
-    """What :func:`train` does to each of S models, side by side: model s on its own videos, frames[s] of [S, N, T, K, 2,
-    3], with the draws of seeds[s].
+    """What :func:`train` does to each of S models, side by side: model s on its own videos, frames[s] of
+    [S, N, T, K, 2, 3], with the draws of seeds[s].
 
     Raises ValueError for other numbers of them, ArithmeticError when one diverges.
     """

@@ -179,3 +179,19 @@ def misread(
         off = (told - by + math.pi / 2) % math.pi - math.pi / 2  # an axis may point either way
         found[ratio] = float(off.abs().rad2deg().mean())
     return found
+
+
+def gaps(draws: torch.Generator, count: int = 30) -> dict[str, float]:
+    """What must be zero, as largest absolute values over random regions, in double precision: the map of a region onto
+    itself less the identity, there and back less the identity, variances in closed form less the eigenvalues.
+    """
+    square, mean = (torch.randn(2 * count, *n, generator=draws, dtype=torch.float64) for n in ((2, 2), (2,)))
+    covariance = square @ square.mT + 0.01 * torch.eye(2, dtype=torch.float64)
+    own, other = planar.affine(planar.principal_root(covariance), mean).split(count)
+    there, back, still = planar.between(own, other), planar.between(other, own), planar.identity(count, like=own)
+    found = {
+        "still": planar.between(own, own) - still,
+        "back": planar.compose(there, back) - still,
+        "eigen": planar.eigen(covariance)[0].flip(-1) - torch.linalg.eigvalsh(covariance),
+    }
+    return {name: float(gap.abs().max()) for name, gap in found.items()}

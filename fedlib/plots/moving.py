@@ -17,7 +17,7 @@ RATE = 100  # pixels per inch: as many as the page shows
 
 
 def film(pictures: Tensor, *, seconds: float = 2.4, plays: int = 2, titles: Sequence[str] = ()) -> bytes:
-    """Images [T, N, 3, H, W] in [0, 1], N of them beside each other, as an animated PNG; ``titles`` stand below.
+    """Images [T, N, 3, H, W] in [0, 1], N of them beside each other, as an animated PNG; ``titles`` stand above.
 
     It plays ``plays`` times and then stands still on its last moment; what moves for more than five seconds would need
     a switch. All moments share one palette. Raises ValueError for other shapes, and for what would move longer.
@@ -74,7 +74,7 @@ def _moment(row: Tensor, titles: Sequence[str]) -> bytes:
         ax.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
         ax.axis("off")
         if titles:
-            ax.set_title(titles[i], y=-0.02, va="top", fontsize=10)
+            ax.set_title(titles[i], fontsize=10)
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=RATE, metadata={"Software": None})
     pyplot.close(fig)

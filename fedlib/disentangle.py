@@ -7,10 +7,12 @@ driver is the source in another pose, stretched at random (Siarohin et al. 2021,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from fedlib import planar, require, rng
 
@@ -113,3 +115,37 @@ def train(model: Disentangler, frames: Tensor, how: How, seed: int) -> list[floa
         found.backward()
         optimiser.step()
     return seen
+
+
+def train_together(models: Sequence[Disentangler], frames: Tensor, how: How, seeds: Sequence[int]) -> None:
+    """What :func:`train` does to each of S models, side by side: model s on its own videos, frames[s] of
+    [S, N, T, K, 2, 3], with the draws of seeds[s].
+
+    Raises ValueError for other numbers of them, ArithmeticError when one diverges.
+    """
+    if frames.ndim != 6 or not len(models) == len(frames) == len(seeds) > 0:
+        raise ValueError(f"as many models and seeds as videos [S, N, T, K, 2, 3] are needed, got {len(models)}, "
+                         f"{len(seeds)} and {list(frames.shape)}")  # fmt: skip
+    own = [dict(model.named_parameters()) for model in models]
+    weights = {n: torch.stack([one[n].detach() for one in own]).requires_grad_() for n in own[0]}
+    optimiser, draws = torch.optim.Adam(weights.values(), how.lr, fused=True), [rng.stream(s, "avd") for s in seeds]
+    each = vmap(lambda w, source, driver: functional_call(models[0], w, (source, driver)))
+    for step in range(how.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = how.lr * (1 - step / how.steps)
+        parts = []
+        for videos, stream in zip(frames, draws, strict=True):
+            which = torch.randint(len(videos), (how.batch,), generator=stream)
+            first, other = torch.randint(videos.shape[1], (2, how.batch), generator=stream)
+            wanted = videos[which, other]
+            parts.append((videos[which, first], stretched(wanted, stream, how.stretch), wanted))
+        source, driver, target = (torch.stack(part) for part in zip(*parts, strict=True))
+        loss = len(models) * distance(each(weights, source, driver), target)  # the sum: each has its own gradient
+        require.finite(f"step {step + 1}: training diverged, the loss", loss.detach())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        for i, one in enumerate(own):
+            for n, p in one.items():
+                p.copy_(weights[n][i])

@@ -37,6 +37,10 @@ class Arms(NamedTuple):
         """Some of the videos."""
         return self._each(lambda t: t[videos])
 
+    def to(self, device: torch.device | str) -> Arms:
+        """The same on a device."""
+        return self._each(lambda t: t.to(device))
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Arms:
         f, m, links, lengths, width, ground = self
         return Arms(change(f), change(m), change(links), change(lengths), width, change(ground))

@@ -303,4 +303,59 @@ class TestDisentangler(Planted):
             "an axis that points the other way is another shape",
             tests=("test_disentangle.py::test_an_axis_may_point_either_way",),
         ),
+        Fault(
+            "all-avds-draw-as-the-first",
+            "disentangle.py",
+            '[rng.stream(s, "avd") for s in seeds]',
+            '[rng.stream(seeds[0], "avd") for s in seeds]',
+            "models side by side see the batches of the first seed",
+            tests=("test_disentangle.py::test_side_by_side_is_one_after_the_other",),
+        ),
+    )
+
+
+class TestLimbs(Planted):
+    """What the parts of a motion model are worth on drawn arms, and how it is shown."""
+
+    faults = (
+        Fault(
+            "source-is-the-last-frame",
+            "limbs.py",
+            "t[:, :1].expand_as(t[:, 1:])",
+            "t[:, -1:].expand_as(t[:, 1:])",
+            "pictures are made of the frame that is wanted",
+            tests=("test_limbs.py::test_the_first_frame_stands_beside_each_later_one",),
+        ),
+        Fault(
+            "body-error-over-the-whole-picture",
+            "limbs.py",
+            '"body": float((off * body).sum() / body.sum())',
+            '"body": float((off * body).mean())',
+            "a small body has a small error",
+            tests=("test_limbs.py::test_errors_are_means_over_pixels_and_over_the_body",),
+        ),
+        Fault(
+            "ground-learns-from-the-body",
+            "limbs.py",
+            "return (off.abs() * driving[:, 3:]).mean()",
+            "return off.abs().mean()",
+            "pixels of the body count for the ground's map",
+            tests=("test_limbs.py::test_only_ground_counts_for_the_ground_and_only_the_body_for_its_axes",),
+        ),
+        Fault(
+            "driver-moves-as-the-source",
+            "limbs.py",
+            "torch.arange(len(own.links)).roll(1)",
+            "torch.arange(len(own.links)).roll(0)",
+            "the driver is the source itself, longer",
+            tests=("test_limbs.py::test_a_driver_is_longer_and_moves_as_the_body_before",),
+        ),
+        Fault(
+            "film-without-end",
+            "plots/moving.py",
+            "duration=duration, loop=plays",
+            "duration=duration, loop=0",
+            "what moves never stops",
+            tests=("test_moving.py::test_a_film_has_every_moment_one_palette_and_an_end",),
+        ),
     )

@@ -91,3 +91,18 @@ def test_a_figure_is_stored_smaller_and_looks_the_same(tmp_path: Path):
     assert path.stat().st_size < before
     difference = ImageChops.difference(Image.open(path).convert("RGB"), drawn.convert("RGB"))
     assert max(high for _, high in difference.getextrema()) <= 8
+
+
+def test_a_film_still_moves_on_the_website(tmp_path: Path):
+    """Storing with a palette would leave its first moment alone."""
+    import torch
+    from PIL import Image
+
+    from fedlib.plots import moving
+
+    path = tmp_path / "film.png"
+    path.write_bytes(content := moving.film(torch.rand(3, 2, 3, 8, 8)))
+    lighter.with_palette(path)
+    assert path.read_bytes() == content
+    with Image.open(path) as film:
+        assert film.n_frames == 3

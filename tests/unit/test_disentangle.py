@@ -117,6 +117,22 @@ def test_a_trained_pair_keeps_the_sources_lengths():
     assert float((kept / lengths - 1).abs().mean()) < 0.7 * float(handed_on)
 
 
+def test_side_by_side_is_one_after_the_other():
+    own = torch.stack([frames(s, count=12).view(4, 3, 2, 2, 3) for s in (0, 1)])
+    how, seeds = How(steps=6, batch=8, lr=3e-3), (5, 7)
+    alone, beside = ([rng.build(lambda: Disentangler(2), s, "init").to(FLOAT) for s in seeds] for _ in range(2))
+    for model, videos, s in zip(alone, own, seeds, strict=True):
+        disentangle.train(model, videos, how, s)
+    disentangle.train_together(beside, own, how, seeds)
+    for one, other in zip(alone, beside, strict=True):
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-10)
+    with pytest.raises(ValueError, match="as many models and seeds as videos"):
+        disentangle.train_together(beside, own, how, (5,))
+    with pytest.raises(require.NotFinite, match="step 1: training diverged"):
+        disentangle.train_together(beside, own * torch.nan, how, seeds)
+
+
 def angles_of(own):
     """The angles of the links in the fourth frame."""
     axis = own.links[:, 3, :, :, 0]

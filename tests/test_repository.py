@@ -243,7 +243,7 @@ def test_nothing_is_published_that_has_not_passed_all_of_ci():
     assert "set -euo pipefail" in script
     ran = re.findall(r"^(?:run|beside) .*? (make [a-z]+|[a-z_]+)$", script, re.M)
     assert [call for call in ran if call == "tests" or call.startswith("make")] == [
-        *(f"make {target}" for target in ("setup", "lint", "types", "book", "check")),
+        *(f"make {target}" for target in ("setup", "run", "check", "lint", "types", "book")),
         "tests",
     ]
     assert "  make test | tee" in script, "its failure is the step's: pipefail"

@@ -106,6 +106,25 @@ def test_only_ground_counts_for_the_ground_and_only_the_body_for_its_axes():
     torch.testing.assert_close(limbs.on_the_body(axes, source, far), first)
 
 
+def test_axes_that_are_learnt_may_turn_by_as_much_as_they_say(monkeypatch):
+    source, driving = limbs.pairs(torch.cat([(own := videos(2)).frames, own.masks], 2))
+    axes = planar.identity(len(source), 2, like=own.ground)
+    off = []
+    for sign in (1, -1):  # a region's axes are known up to their sign, learnt ones are not
+        told = iter((axes, planar.affine(sign * axes[..., :2], axes[..., 2])))
+        monkeypatch.setattr(limbs, "learnt_axes", lambda *given, told=told: next(told))
+        off.append(float(limbs.on_the_body(None, source, driving)))
+    assert abs(off[0] - off[1]) > 1e-3, off
+
+
+def test_the_rate_falls_to_nothing():
+    """Adam's steps are as long as the rate where the gradient is always one."""
+    net = torch.nn.Linear(1, 1, bias=False).to(FLOAT)
+    begun = net.weight.item()
+    limbs.fitted(net, videos(4).frames, lambda n, a, b: n.weight.sum(), 0, 0.1, 4)
+    assert begun - net.weight.item() == pytest.approx(0.1 * (1 + 0.75 + 0.5 + 0.25), rel=1e-5)
+
+
 def test_a_network_that_diverges_is_reported():
     own = videos(4)
     net = rng.build(lambda: limbs.Ground(16, 4), 0).to(FLOAT)
@@ -118,6 +137,8 @@ def test_a_driver_is_longer_and_moves_as_the_body_before():
     driver = limbs.longer(own)
     long = arms.limb_lengths(driver) / own.lengths[:, None]
     torch.testing.assert_close(long, torch.full_like(long, 1.25))
+    across = planar.eigen(driver[..., :2] @ driver[..., :2].mT)[0][..., 1]
+    torch.testing.assert_close(across, torch.full_like(across, own.width**2 / 3))  # and as wide as before
     other = limbs.sticks(own).roll(1, 0)
     assert float(limbs.angle(driver, other).max()) < 1e-5
     same = limbs.longer(own.at(torch.tensor([0, 0])), 1.0)

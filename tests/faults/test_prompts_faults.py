@@ -56,14 +56,6 @@ class TestPrompts(Planted):
             ),
         ),
         Fault(
-            "prefix-of-no-rows-rounds-otherwise",
-            "models/reader.py",
-            "prefix = prefix if prefix.shape[2] else None",
-            "prefix = prefix",
-            "with no rows the network is no longer that, bit for bit",
-            tests=("test_prompts.py::test_no_prompt_is_the_frozen_model",),
-        ),
-        Fault(
             "prefix-hidden-as-padding",
             "models/reader.py",
             "seen[:, :1].new_ones(()).expand(len(h), prefix.shape[1])",

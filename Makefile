@@ -27,6 +27,9 @@ PYTEST := FAULTS=$(FAULTS) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -
 	--nbval-lax --nbval-current-env --nbval-sanitize-with=tests/golden/sanitize.cfg
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Some environments forbid Python to keep what it has compiled: then each of the hundreds of processes that import torch
+# would compile it anew, for 3 to 8 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -33,4 +33,5 @@ def copied(_copy: Chapters, monkeypatch: pytest.MonkeyPatch) -> Chapters:
     monkeypatch.setenv("FEDBOOK_ROOT", str(_copy.tree))
     monkeypatch.setenv("PYTHONPATH", str(_copy.tree))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # a module compiled without its fault must not be kept
     return _copy

@@ -1,6 +1,7 @@
 """What the repository promises about itself: commands exist, versions are pinned, no file names a machine."""
 
 import ast
+import os
 import re
 import subprocess
 import tomllib
@@ -86,6 +87,14 @@ def test_folder_is_where_the_readme_says(folder):
 )
 def test_file_is_where_the_readme_says(name):
     assert (ROOT / name).is_file()
+
+
+def test_python_keeps_what_it_compiles_whatever_the_environment_says():
+    """Hundreds of processes import torch, and each would compile it anew."""
+    told = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    call = ["make", "-s", "--eval=probe: ; @echo said: $$PYTHONDONTWRITEBYTECODE", "probe"]
+    done = subprocess.run(call, cwd=ROOT, env=told, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "said:"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -25,15 +25,6 @@ class TestFedNTD(PlantedUnderChapters):
             profile="quick",
         ),
         Fault(
-            "fedntd-uniform-weights",
-            "federation.py",
-            'weights = weights if algorithm.weighting == "samples" else torch.ones_like(weights)',
-            "weights = torch.ones_like(weights)",
-            "clients count alike, however many samples they hold",
-            chapter="fedntd",
-            profile="quick",
-        ),
-        Fault(
             "fedntd-true-class-stays",
             "losses.py",
             "(others >= target.unsqueeze(-1))",

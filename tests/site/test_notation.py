@@ -93,7 +93,7 @@ def test_greek_letters_for_all_chapters_are_those_that_mean_the_same_in_all(rows
         ("fedntd", r"\tau", "temperature of a distillation"),
         ("fedopt", r"\tau", "adaptivity"),
         ("ccvr", r"\tau", "exponent"),
-        ("feddf", r"\mu", "proximal term"),
+        ("feddf-experiments", r"\mu", "proximal term"),
         ("fedgen", r"\beta", "generated features"),
         ("fedbn", r"\beta", "BatchNorm"),
         ("fedlsd-forgetting", r"\beta", "weight of the distillation"),

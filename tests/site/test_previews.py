@@ -93,7 +93,7 @@ def test_a_preview_shows_what_a_symbol_means_in_this_chapter(site, browser):
         ("moon", "mu", "the contrast in MOON"),
         ("moon", "tau", "temperature of the contrast"),
         ("fedntd", "tau", "temperature of a distillation"),
-        ("feddf", "mu", "weight of the proximal term"),
+        ("feddf-experiments", "mu", "weight of the proximal term"),
     ):
         tab.goto((site / f"papers/{slug}/chapter.html").as_uri(), wait_until="load")
         tab.locator(f"article a.symbol[href*='#symbol-{name}-']").first.focus()
